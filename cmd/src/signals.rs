@@ -1,0 +1,27 @@
+//! SIGTERM and SIGINT stop a process's task group; a second one ends the process at once.
+
+use anyhow::{Context, Result};
+use pintle_base::task::Group;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub fn stop_on_signal(group: &Group) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let token = group.token();
+    tokio::spawn(async move {
+        let mut code = 143;
+        for _ in 0..2 {
+            code = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            if token.is_cancelled() {
+                break;
+            }
+            tracing::info!("stopping");
+            token.cancel();
+        }
+        std::process::exit(code);
+    });
+    Ok(())
+}
