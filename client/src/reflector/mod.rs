@@ -141,6 +141,13 @@ impl<K: Reflected> SharedReflector<K> {
         let _ = self.inner.progress.subscribe().wait_for(|progress| progress.synced).await;
     }
 
+    /// Resolves once the cache knows what a consistent list through `client`, begun now, shows.
+    ///
+    /// For a reflector of all objects of its kind.
+    pub async fn catch_up(&self, client: kube::Client) {
+        feed::catch_up(client, &Selection::all(), self).await;
+    }
+
     /// A receiver that changes with every change of the cache.
     pub fn changes(&self) -> Changes {
         Changes(self.inner.progress.subscribe())

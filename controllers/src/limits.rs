@@ -1,0 +1,20 @@
+//! Bounds of this crate, each with its reason (I11).
+
+use std::time::Duration;
+
+/// Keys one controller works on at the same time, as upstream: enough to hide the latency of a write, few enough not to
+/// crowd out people's requests.
+pub const WORKERS: usize = 5;
+
+/// Pods one reconcile creates or deletes at most, as upstream: a huge replica set must not starve the others.
+pub const POD_BURST: usize = 500;
+
+/// Pods created at first by a reconcile; each batch without an error doubles it. One refusal must not become 500.
+pub const SLOW_START: usize = 1;
+
+/// After this long a change that was expected and not seen is given up, as upstream: a lost watch event must not stop a
+/// replica set for ever.
+pub const EXPECTATION: Duration = Duration::from_secs(300);
+
+/// Longest `deployment.kubernetes.io/revision-history` annotation, as upstream.
+pub const REVISION_HISTORY: usize = 2000;
