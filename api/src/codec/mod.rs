@@ -32,6 +32,7 @@ use crate::{
 
 pub use convert::{from_storage, storage_kind, to_storage};
 pub use frames::{watch_frame_json, watch_frame_protobuf};
+pub(crate) use wire::Writer;
 
 /// First bytes of Kubernetes protobuf.
 pub const MAGIC: &[u8] = b"k8s\0";

@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
 
 /// Collects bytes in reverse.
 #[derive(Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
     pub fn len(&self) -> usize {
