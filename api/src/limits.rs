@@ -29,3 +29,6 @@ pub const JSON_PATCH_OPERATIONS: usize = 10_000;
 /// Most bytes that the `copy` operations of one JSON patch may add: each can double the document. Upstream's limit, the
 /// size of a body.
 pub const JSON_PATCH_COPY_BYTES: usize = BODY_BYTES_MAX;
+
+/// Longest text of one error answer. Texts quote what was sent, which may be as long as a body.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;

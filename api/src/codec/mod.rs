@@ -112,10 +112,7 @@ pub fn decode(
     let media_type = content_type.filter(|c| !c.trim().is_empty()).unwrap_or(JSON);
     let unrecognized = |why: String| {
         let excerpt = excerpt(body);
-        Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): {why} ({excerpt})",
-            kind.kind
-        ))
+        refusal(format!("the object provided is unrecognized (must be of type {}): {why} ({excerpt})", kind.kind))
     };
     let parsed = match Encoding::of_media_type(media_type) {
         None => return Err(Status::unsupported_media_type(ACCEPTED)),
@@ -146,13 +143,13 @@ pub fn parse(encoding: Encoding, body: &[u8]) -> Result<Value, Status> {
         Encoding::Yaml => raw::yaml(body),
         Encoding::Json | Encoding::Protobuf => raw::json(body),
     };
-    parsed.map(|raw| raw.value).map_err(|error| Status::bad_request(error.to_string()))
+    parsed.map(|raw| raw.value).map_err(|error| refusal(error.to_string()))
 }
 
 fn from_tree(kind: &Kind, value: Value, duplicates: &[String], validation: FieldValidation) -> Result<Decoded, Status> {
     let Value::Object(mut map) = value else {
         let what = leaf::json_kind(&value);
-        return Err(Status::bad_request(format!(
+        return Err(refusal(format!(
             "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go value of type {}",
             kind.message
         )));
@@ -183,7 +180,7 @@ fn word<'a>(map: &'a Map<String, Value>, key: &str) -> &'a str {
 }
 
 fn schema_of(kind: &Kind) -> Result<&'static Message, Status> {
-    kind.schema().ok_or_else(|| Status::bad_request(format!("no schema for {kind}")))
+    kind.schema().ok_or_else(|| refusal(format!("no schema for {kind}")))
 }
 
 /// Compares the words of the body with what the path asks for; a missing word is taken as right.
@@ -195,7 +192,7 @@ fn check_kind(want: &Kind, api_version: &str, kind: &str) -> Result<(), Status> 
         return Ok(());
     }
     let found = kinds::split_api_version(got_version)
-        .ok_or_else(|| Status::bad_request(format!("unexpected GroupVersion string: {got_version}")))
+        .ok_or_else(|| refusal(format!("unexpected GroupVersion string: {got_version}")))
         .map(|(group, version)| (version, kinds::by_gvk(group, version, got_kind)))?;
     match found {
         (_, Some(found)) if found == want => Ok(()),
@@ -207,7 +204,7 @@ fn check_kind(want: &Kind, api_version: &str, kind: &str) -> Result<(), Status> 
                 r#"no kind "{got_kind}" is registered for version "{got_version}" in scheme "pkg/api/legacyscheme/scheme.go:30""#
             ),
         )),
-        (_, Some(found)) if found.kind == want.kind => Err(Status::bad_request(format!(
+        (_, Some(found)) if found.kind == want.kind => Err(refusal(format!(
             "the API version in the data ({got_version}) does not match the expected API version ({expected})"
         ))),
         (version, Some(found)) => {
@@ -219,7 +216,17 @@ fn check_kind(want: &Kind, api_version: &str, kind: &str) -> Result<(), Status> 
 }
 
 fn cannot_be_handled(want: &Kind, version: &str, kind: &str, why: &str) -> Status {
-    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", want.kind))
+    refusal(format!("{kind} in version {version:?} cannot be handled as a {}: {why}", want.kind))
+}
+
+/// 400 with a text of bounded length.
+fn refusal(mut text: String) -> Status {
+    if text.len() > limits::MESSAGE_BYTES_MAX {
+        let cut = (0..=limits::MESSAGE_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(cut);
+        text.push_str(" ...");
+    }
+    Status::bad_request(text)
 }
 
 /// The start of a body, as text if it looks like JSON and in hex if not.
@@ -267,14 +274,14 @@ fn decode_protobuf(
 /// 400 if the kind is unknown or the bytes do not fit it.
 pub fn decode_any_protobuf(body: &[u8]) -> Result<Value, Status> {
     if !body.starts_with(MAGIC) {
-        return Err(Status::bad_request(
-            "provided data does not appear to be a protobuf message, expected prefix 6b387300",
+        return Err(refusal(
+            "provided data does not appear to be a protobuf message, expected prefix 6b387300".to_owned(),
         ));
     }
-    let bad = |error: wire::WireError| Status::bad_request(error.to_string());
+    let bad = |error: wire::WireError| refusal(error.to_string());
     let envelope = envelope::open(body).map_err(bad)?;
     let message = message_of(envelope.api_version, envelope.kind).ok_or_else(|| {
-        Status::bad_request(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))
+        refusal(format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))
     })?;
     read::message(message, envelope.raw, envelope.head()).map(Value::Object).map_err(bad)
 }

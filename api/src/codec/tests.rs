@@ -195,3 +195,21 @@ fn tiny_bodies_cannot_become_huge_trees() {
     let body = envelope::seal("v1", "Pod", &spec);
     assert!(decode(kind("", "v1", "Pod"), Some(PROTOBUF), &body, FieldValidation::Warn).is_err());
 }
+
+#[test]
+fn answers_do_not_echo_whole_bodies() {
+    let long = "x".repeat(1 << 20);
+    for body in [
+        format!(r#"{{"kind":"{long}"}}"#),
+        format!(r#"{{"apiVersion":"{long}"}}"#),
+        format!(r#"{{"apiVersion":"a/b/{long}"}}"#),
+        format!(r#"{{"metadata":{{"creationTimestamp":"{long}"}}}}"#),
+        format!(r#"{{"metadata":{{"labels":{{"{long}":1}}}}}}"#),
+        format!(r#"{{"{long}":1}}"#),
+    ] {
+        let refused = strict(kind("", "v1", "Pod"), &body).unwrap_err();
+        assert!(refused.len() < 2 * limits::MESSAGE_BYTES_MAX, "{}", refused.len());
+    }
+    let tree = parse(Encoding::Yaml, format!("{{a: [{long}").as_bytes()).unwrap_err();
+    assert!(tree.message.len() < 2 * limits::MESSAGE_BYTES_MAX);
+}

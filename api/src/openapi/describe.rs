@@ -10,6 +10,10 @@ pub(super) fn definitions(versions: &[(&str, &str)]) -> Map<String, Value> {
     let mut generator = SchemaSettings::openapi3().into_generator();
     add::<k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions>(&mut generator);
     add::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Status>(&mut generator);
+    // Bodies of subresources that live in another group.
+    add::<k8s_openapi::api::autoscaling::v1::Scale>(&mut generator);
+    add::<k8s_openapi::api::policy::v1::Eviction>(&mut generator);
+    add::<k8s_openapi::api::authentication::v1::TokenRequest>(&mut generator);
     for (group, version) in versions {
         add_version(group, version, &mut generator);
     }

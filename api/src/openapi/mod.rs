@@ -23,8 +23,12 @@ use sha2::{Digest, Sha256};
 
 use crate::kinds;
 
-/// Media type of [`v2_protobuf`].
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Media type to answer with when [`v2_protobuf`] is sent. Clients ask for it with an `@` that an answer must not have:
+/// Go's parser, and with it kubectl, refuses such a Content-Type.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
+/// Media types in `Accept` that mean [`v2_protobuf`].
+pub const V2_PROTOBUF_ASKED: [&str; 2] = ["application/com.github.proto-openapi.spec.v2@v1.0+protobuf", V2_PROTOBUF];
 
 /// Raised when the documents of an unchanged table change, so that clients drop what they cached under its hash.
 const REVISION: u32 = 1;
