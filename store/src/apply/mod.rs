@@ -1,0 +1,206 @@
+//! Applying log entries: a pure function from a state and an entry to a [`Plan`] of writes, answers and events.
+//!
+//! I4: no clock, no randomness, no hash order; every map whose order can be seen is ordered. All checks of a command come
+//! before its first write, so a refused command leaves nothing behind, and no revision is used up.
+//! The driver (`machine.rs`) turns the plan into one atomic write (I5).
+
+mod overlay;
+mod txn;
+
+use std::io;
+
+use bytes::Bytes;
+use pintle_proto::etcdserverpb::{
+    CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantResponse, LeaseRevokeResponse, PutRequest,
+    PutResponse, ResponseHeader, TxnRequest,
+};
+use pintle_proto::store_v1::command::Operation;
+use pintle_proto::store_v1::failure::Reason;
+use pintle_proto::store_v1::reply::Outcome;
+use pintle_proto::store_v1::{Command, Failure, LeaseExpire, LeaseGrant, LeaseRecord, Reply};
+use prost::Message;
+
+pub(crate) use self::overlay::{Change, Overlay, Plan};
+pub(crate) use self::txn::{is_read_only, is_serializable, read_txn};
+use crate::limits;
+use crate::mvcc::key::Interval;
+use crate::mvcc::view::Source;
+
+/// A refusal: part of the answer, the same on every member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    pub reason: Reason,
+    pub detail: i64,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self { reason, detail: 0 }
+    }
+}
+
+/// A command's outcome inside an I/O result: the outer error stops the process.
+pub(crate) type Applied<T> = io::Result<Result<T, Refusal>>;
+
+/// Plans every command of one entry of `term`, each on top of those before it.
+pub(crate) fn apply(base: &dyn Source, term: u64, commands: &[Bytes]) -> io::Result<Plan> {
+    let mut overlay = Overlay::new(base);
+    let mut replies = Vec::with_capacity(commands.len());
+    for command in commands {
+        overlay.begin();
+        let outcome = match run(&mut overlay, term, command)? {
+            Ok(outcome) => outcome,
+            Err(refusal) => Outcome::Failure(Failure { reason: refusal.reason.into(), detail: refusal.detail }),
+        };
+        let reply = Reply { revision: overlay.revision(), outcome: Some(outcome) };
+        replies.push(Bytes::from(reply.encode_to_vec()));
+    }
+    Ok(overlay.into_plan(replies))
+}
+
+fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome> {
+    let Ok(command) = Command::decode(command.clone()) else { return Ok(Err(Reason::Malformed.into())) };
+    if command.fence.is_some_and(|fence| fence != term) {
+        return Ok(Err(Refusal { reason: Reason::Fenced, detail: term.cast_signed() }));
+    }
+    match command.operation {
+        Some(Operation::Put(request)) => decoded(request, |request| put(overlay, &request)),
+        Some(Operation::DeleteRange(request)) => decoded(request, |request| delete_range(overlay, &request)),
+        Some(Operation::Txn(request)) => decoded(request, |request: TxnRequest| txn::apply(overlay, &request)),
+        Some(Operation::Compact(revision)) => compact(overlay, revision),
+        Some(Operation::LeaseGrant(grant)) => lease_grant(overlay, grant),
+        Some(Operation::LeaseRevoke(id)) => lease_revoke(overlay, id),
+        Some(Operation::LeaseRenew(id)) => lease_renew(overlay, id),
+        Some(Operation::LeaseExpire(expire)) => lease_expire(overlay, expire),
+        None => Ok(Err(Reason::Malformed.into())),
+    }
+}
+
+fn decoded<Q: Message + Default, A: Message>(raw: Bytes, run: impl FnOnce(Q) -> Applied<A>) -> Applied<Outcome> {
+    match Q::decode(raw) {
+        Ok(request) => answered(run(request)?),
+        Err(_) => Ok(Err(Reason::Malformed.into())),
+    }
+}
+
+fn answered<A: Message>(outcome: Result<A, Refusal>) -> Applied<Outcome> {
+    Ok(outcome.map(|answer| Outcome::Answer(Bytes::from(answer.encode_to_vec()))))
+}
+
+pub(crate) fn header(revision: i64) -> Option<ResponseHeader> {
+    Some(ResponseHeader { revision, ..ResponseHeader::default() })
+}
+
+fn put(overlay: &mut Overlay<'_>, request: &PutRequest) -> Applied<PutResponse> {
+    if let Err(refusal) = check_put(overlay, request)? {
+        return Ok(Err(refusal));
+    }
+    do_put(overlay, request).map(Ok)
+}
+
+/// What only the state can tell: the lease exists, and what is to be kept exists.
+fn check_put(overlay: &Overlay<'_>, request: &PutRequest) -> Applied<()> {
+    if request.key.is_empty() {
+        return Ok(Err(Reason::Malformed.into()));
+    }
+    let keeps = request.ignore_value || request.ignore_lease;
+    if keeps && overlay.newest(&request.key)?.is_none_or(|version| version.live.is_none()) {
+        return Ok(Err(Reason::KeyNotFound.into()));
+    }
+    if request.lease != 0 && overlay.lease(request.lease)?.is_none() {
+        return Ok(Err(Reason::LeaseNotFound.into()));
+    }
+    Ok(Ok(()))
+}
+
+fn do_put(overlay: &mut Overlay<'_>, request: &PutRequest) -> io::Result<PutResponse> {
+    let before = overlay.newest(&request.key)?.and_then(|version| version.to_kv(request.key.clone()));
+    let kept = before.clone().unwrap_or_default();
+    let value = if request.ignore_value { kept.value.clone() } else { request.value.clone() };
+    let lease = if request.ignore_lease { kept.lease } else { request.lease };
+    overlay.put(request.key.clone(), value, lease, before.clone());
+    let prev_kv = if request.prev_kv { before } else { None };
+    Ok(PutResponse { header: header(overlay.revision()), prev_kv })
+}
+
+fn delete_range(overlay: &mut Overlay<'_>, request: &DeleteRangeRequest) -> Applied<DeleteRangeResponse> {
+    do_delete_range(overlay, request).map(Ok)
+}
+
+fn do_delete_range(overlay: &mut Overlay<'_>, request: &DeleteRangeRequest) -> io::Result<DeleteRangeResponse> {
+    let found = overlay.living(&Interval::new(&request.key, &request.range_end))?;
+    let deleted = i64::try_from(found.len()).unwrap_or(i64::MAX);
+    for kv in &found {
+        overlay.delete(kv.clone());
+    }
+    let prev_kvs = if request.prev_kv { found } else { Vec::new() };
+    Ok(DeleteRangeResponse { header: header(overlay.revision()), deleted, prev_kvs })
+}
+
+/// Raises the compact revision. What lies before it is unreadable from here on, whether scrubbed yet or not.
+fn compact(overlay: &mut Overlay<'_>, revision: i64) -> Applied<Outcome> {
+    if revision <= overlay.compacted() {
+        return Ok(Err(Refusal { reason: Reason::Compacted, detail: overlay.compacted() }));
+    }
+    if revision > overlay.revision() {
+        return Ok(Err(Reason::FutureRevision.into()));
+    }
+    overlay.compact(revision);
+    answered(Ok(CompactionResponse { header: header(overlay.revision()) }))
+}
+
+fn lease_grant(overlay: &mut Overlay<'_>, grant: LeaseGrant) -> Applied<Outcome> {
+    if grant.ttl_seconds > limits::LEASE_TTL_MAX {
+        return Ok(Err(Reason::LeaseTtlTooLarge.into()));
+    }
+    if grant.id == 0 {
+        return Ok(Err(Reason::Malformed.into()));
+    }
+    if overlay.lease(grant.id)?.is_some() {
+        return Ok(Err(Reason::LeaseExists.into()));
+    }
+    overlay.set_lease(grant.id, grant.ttl_seconds);
+    let (id, ttl) = (grant.id, grant.ttl_seconds);
+    answered(Ok(LeaseGrantResponse { header: header(overlay.revision()), id, ttl, error: String::new() }))
+}
+
+fn lease_revoke(overlay: &mut Overlay<'_>, id: i64) -> Applied<Outcome> {
+    if overlay.lease(id)?.is_none() {
+        return Ok(Err(Reason::LeaseNotFound.into()));
+    }
+    end_lease(overlay, id)?;
+    answered(Ok(LeaseRevokeResponse { header: header(overlay.revision()) }))
+}
+
+/// The leader found the lease's time over; void if it was renewed or granted anew after that.
+fn lease_expire(overlay: &mut Overlay<'_>, expire: LeaseExpire) -> Applied<Outcome> {
+    match overlay.lease(expire.id)? {
+        Some(LeaseRecord { stamp, .. }) if stamp == expire.stamp => {
+            end_lease(overlay, expire.id)?;
+            answered(Ok(LeaseRevokeResponse { header: header(overlay.revision()) }))
+        }
+        _ => Ok(Err(Reason::LeaseNotFound.into())),
+    }
+}
+
+/// Deletes the attached keys, in order and in one revision, and the lease.
+fn end_lease(overlay: &mut Overlay<'_>, id: i64) -> io::Result<()> {
+    for key in overlay.lease_keys(id)? {
+        if let Some(kv) = overlay.newest(&key)?.and_then(|version| version.to_kv(key)) {
+            overlay.delete(kv);
+        }
+    }
+    overlay.remove_lease(id);
+    Ok(())
+}
+
+/// Answers the full time to live. Renewals go through the log: their order against an expiry is the log's.
+fn lease_renew(overlay: &mut Overlay<'_>, id: i64) -> Applied<Outcome> {
+    match overlay.lease(id)? {
+        Some(lease) => {
+            overlay.set_lease(id, lease.ttl_seconds);
+            Ok(Ok(Outcome::LeaseTtlSeconds(lease.ttl_seconds)))
+        }
+        None => Ok(Err(Reason::LeaseNotFound.into())),
+    }
+}

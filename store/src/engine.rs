@@ -1,0 +1,302 @@
+//! The state database: one RocksDB without a WAL, its place on disk, and how a received checkpoint takes that place.
+//!
+//! Always holds: `CURRENT` names the directory in use, and changes only by an atomic rename after the new directory is
+//! complete and synced. What was not flushed when the process died is replayed from the Raft log (D4). All column families
+//! are flushed together, so what is found after a crash is the state after some entry, never between two.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwap;
+use pintle_proto::store_v1::StateRecord;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
+    WriteBatch, WriteOptions,
+};
+
+use crate::error::OpenError;
+use crate::mvcc::record::{corrupt, decode_checked};
+use crate::mvcc::view::View;
+
+/// Versions of keys.
+pub(crate) const KV: &str = "kv";
+/// Changes in revision order.
+pub(crate) const REV: &str = "rev";
+/// Leases and the keys attached to them.
+pub(crate) const LEASE: &str = "lease";
+/// The state record, the membership, the scrub's progress.
+pub(crate) const META: &str = "meta";
+const FAMILIES: [&str; 4] = [KV, REV, LEASE, META];
+
+pub(crate) const STATE_KEY: &[u8] = b"state";
+pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
+pub(crate) const SCRUBBED_KEY: &[u8] = b"scrubbed";
+
+const CURRENT: &str = "CURRENT";
+const DIRECTORY_PREFIX: &str = "state-";
+
+/// Sizes of the state database.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes of decompressed blocks kept in memory.
+    pub block_cache_bytes: usize,
+    /// Bytes of recent writes kept in memory per column family; also bounds what a restart replays.
+    pub write_buffer_bytes: usize,
+    pub max_open_files: i32,
+    pub background_jobs: i32,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { block_cache_bytes: 48 << 20, write_buffer_bytes: 32 << 20, max_open_files: 512, background_jobs: 2 }
+    }
+}
+
+/// The database that is in use now. Readers hold the generation they began with.
+pub(crate) struct Engine {
+    root: PathBuf,
+    options: EngineOptions,
+    current: ArcSwap<Generation>,
+}
+
+/// One opened database directory; deleted with its last reader once another one took its place.
+pub(crate) struct Generation {
+    db: Option<DB>,
+    dir: PathBuf,
+    pub number: u64,
+    retired: AtomicBool,
+}
+
+impl Engine {
+    pub fn open(root: &Path, options: EngineOptions) -> Result<Self, OpenError> {
+        let directory = |source| OpenError::Directory { dir: root.display().to_string(), source };
+        fs::create_dir_all(root).map_err(directory)?;
+        let number = match read_current(root).map_err(directory)? {
+            Some(number) => number,
+            None => first_generation(root)?,
+        };
+        remove_others(root, number).map_err(directory)?;
+        let generation = Generation::open(root, number, &options)
+            .map_err(|source| OpenError::Engine { dir: root.display().to_string(), source })?;
+        Ok(Self { root: root.to_owned(), options, current: ArcSwap::from_pointee(generation) })
+    }
+
+    pub fn current(&self) -> Arc<Generation> {
+        self.current.load_full()
+    }
+
+    /// Makes the checkpoint in `dir` the state. The checkpoint stays as it is; its data files are shared by hard links.
+    pub fn install(&self, dir: &Path) -> io::Result<()> {
+        let number = self.current.load().number + 1;
+        let target = generation_dir(&self.root, number);
+        if target.exists() {
+            fs::remove_dir_all(&target)?;
+        }
+        copy_checkpoint(dir, &target)?;
+        let next = Generation::open(&self.root, number, &self.options)?;
+        next.view()?; // a checkpoint without a readable state never becomes current
+        write_current(&self.root, number)?;
+        let before = self.current.swap(Arc::new(next));
+        before.retired.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Generation {
+    fn open(root: &Path, number: u64, options: &EngineOptions) -> io::Result<Self> {
+        let dir = generation_dir(root, number);
+        let (db_options, family_options) = rocksdb_options(options);
+        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options.clone()));
+        let db = DB::open_cf_descriptors(&db_options, &dir, families).map_err(io::Error::other)?;
+        Ok(Self { db: Some(db), dir, number, retired: AtomicBool::new(false) })
+    }
+
+    pub fn db(&self) -> &DB {
+        self.db.as_ref().expect("the database is open until the generation is dropped")
+    }
+
+    pub fn family(&self, name: &'static str) -> io::Result<&ColumnFamily> {
+        self.db().cf_handle(name).ok_or_else(|| corrupt("database: a column family is missing"))
+    }
+
+    /// A consistent view of the state as it is now.
+    pub fn view(&self) -> io::Result<View<'_>> {
+        View::new(self)
+    }
+
+    pub fn write(&self, batch: WriteBatch) -> io::Result<()> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db().write_opt(batch, &options).map_err(io::Error::other)
+    }
+
+    pub fn flush(&self) -> io::Result<()> {
+        let mut families = Vec::with_capacity(FAMILIES.len());
+        for name in FAMILIES {
+            families.push(self.family(name)?);
+        }
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db().flush_cfs_opt(&families, &options).map_err(io::Error::other)
+    }
+
+    /// Writes a consistent copy into `dir`, which must be absent or empty.
+    pub fn checkpoint(&self, dir: &Path) -> io::Result<()> {
+        self.flush()?;
+        if dir.exists() {
+            fs::remove_dir(dir)?; // refuses a directory that is not empty
+        }
+        let checkpoint = Checkpoint::new(self.db()).map_err(io::Error::other)?;
+        checkpoint.create_checkpoint(dir).map_err(io::Error::other)?;
+        sync_dir(dir)
+    }
+
+    pub fn state(&self) -> io::Result<StateRecord> {
+        let raw = self.db().get_pinned_cf(self.family(META)?, STATE_KEY).map_err(io::Error::other)?;
+        read_state(raw.as_deref())
+    }
+
+    /// Bytes on disk: everything, and what live data needs.
+    pub fn size(&self) -> (u64, u64) {
+        let sum = |property: &str| {
+            FAMILIES
+                .iter()
+                .filter_map(|name| self.db().cf_handle(name))
+                .filter_map(|family| self.db().property_int_value_cf(family, property).ok().flatten())
+                .sum::<u64>()
+        };
+        let memory = sum("rocksdb.cur-size-all-mem-tables");
+        (sum("rocksdb.total-sst-files-size") + memory, sum("rocksdb.estimate-live-data-size") + memory)
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        drop(self.db.take());
+        if self.retired.load(Ordering::Acquire)
+            && let Err(error) = fs::remove_dir_all(&self.dir)
+        {
+            tracing::warn!(%error, "replaced state stays on disk until the next start");
+        }
+    }
+}
+
+/// The state record; an absent one is the empty store, which is at revision 1.
+pub(crate) fn read_state(raw: Option<&[u8]>) -> io::Result<StateRecord> {
+    match raw {
+        Some(raw) => decode_checked(raw, "state record"),
+        None => Ok(StateRecord { revision: 1, ..StateRecord::default() }),
+    }
+}
+
+fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+    table.set_block_size(16 << 10);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_format_version(5);
+
+    let mut family = Options::default();
+    family.set_block_based_table_factory(&table);
+    family.set_write_buffer_size(options.write_buffer_bytes);
+    family.set_max_write_buffer_number(3);
+    family.set_compression_type(DBCompressionType::Lz4);
+    family.set_bottommost_compression_type(DBCompressionType::Zstd);
+    family.set_level_compaction_dynamic_level_bytes(true);
+
+    let mut db = family.clone();
+    db.create_if_missing(true);
+    db.create_missing_column_families(true);
+    db.set_atomic_flush(true);
+    db.set_allow_concurrent_memtable_write(false);
+    db.set_enable_pipelined_write(false);
+    db.set_max_open_files(options.max_open_files);
+    db.set_max_background_jobs(options.background_jobs);
+    db.set_keep_log_file_num(4);
+    db.set_max_log_file_size(4 << 20);
+    db.set_bytes_per_sync(1 << 20);
+    family.set_allow_concurrent_memtable_write(false);
+    (db, family)
+}
+
+fn generation_dir(root: &Path, number: u64) -> PathBuf {
+    root.join(format!("{DIRECTORY_PREFIX}{number:06}"))
+}
+
+fn read_current(root: &Path) -> io::Result<Option<u64>> {
+    let text = match fs::read_to_string(root.join(CURRENT)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let number =
+        text.strip_prefix(DIRECTORY_PREFIX).and_then(|rest| rest.strip_suffix('\n')).and_then(|n| n.parse().ok());
+    number.map(Some).ok_or_else(|| corrupt("file CURRENT"))
+}
+
+/// Begins an empty state; refuses if a state lies here that nothing points to.
+fn first_generation(root: &Path) -> Result<u64, OpenError> {
+    let directory = |source| OpenError::Directory { dir: root.display().to_string(), source };
+    if !generations(root).map_err(directory)?.is_empty() {
+        let reason = "there is a state but no file CURRENT".to_owned();
+        return Err(OpenError::Contradiction { dir: root.display().to_string(), reason });
+    }
+    write_current(root, 1).map_err(directory)?;
+    Ok(1)
+}
+
+fn write_current(root: &Path, number: u64) -> io::Result<()> {
+    let draft = root.join("CURRENT.new");
+    let mut file = File::create(&draft)?;
+    file.write_all(format!("{DIRECTORY_PREFIX}{number:06}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&draft, root.join(CURRENT))?;
+    sync_dir(root)
+}
+
+/// Removes what an interrupted install or a replaced state left behind.
+fn remove_others(root: &Path, number: u64) -> io::Result<()> {
+    let current = generation_dir(root, number);
+    for dir in generations(root)?.into_iter().filter(|dir| *dir != current) {
+        fs::remove_dir_all(dir)?;
+    }
+    Ok(())
+}
+
+fn generations(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(DIRECTORY_PREFIX) {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+/// Copies a checkpoint: immutable data files by hard link where the file system allows it, everything else by bytes.
+fn copy_checkpoint(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let immutable = source.extension().is_some_and(|extension| extension == "sst" || extension == "blob");
+        if !(immutable && fs::hard_link(&source, &target).is_ok()) {
+            fs::copy(&source, &target)?;
+        }
+        File::open(&target)?.sync_all()?;
+    }
+    sync_dir(to)
+}
+
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}

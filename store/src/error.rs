@@ -1,0 +1,151 @@
+//! What can go wrong at the store's door, with the status code and the text an etcd client knows it by.
+//!
+//! Clients map by text to typed errors: the texts are wire facts. An answer that was lost is [`StoreError::Unknown`], whose text
+//! never invites a retry of a write (I6).
+
+use std::io;
+
+use pintle_proto::store_v1::{Failure, failure::Reason};
+use tonic::Code;
+
+/// Why the store refused or could not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("etcdserver: key is not provided")]
+    EmptyKey,
+    #[error("etcdserver: key not found")]
+    KeyNotFound,
+    #[error("etcdserver: value is provided")]
+    ValueProvided,
+    #[error("etcdserver: lease is provided")]
+    LeaseProvided,
+    #[error("etcdserver: too many operations in txn request")]
+    TooManyOperations,
+    #[error("etcdserver: duplicate key given in txn request")]
+    DuplicateKey,
+    #[error("etcdserver: invalid sort option")]
+    InvalidSortOption,
+    #[error("etcdserver: request is too large")]
+    TooLarge,
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted { compact_revision: i64 },
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound,
+    #[error("etcdserver: lease already exists")]
+    LeaseExists,
+    #[error("etcdserver: too large lease TTL")]
+    LeaseTtlTooLarge,
+    #[error("etcdserver: too many requests")]
+    Overloaded,
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    /// The request was sent and its answer lost: it may or may not have been applied.
+    #[error("etcdserver: request timed out")]
+    Unknown,
+    /// A read found no confirmed state in time; nothing was changed.
+    #[error("etcdserver: request timed out, waiting for the applied index took too long")]
+    ReadTimeout,
+    /// The command carried the term of another leadership than the one it was logged in; nothing was written (I9).
+    #[error("pintle: write is fenced, the current term is {term}")]
+    Fenced { term: u64 },
+    #[error("pintle: malformed command")]
+    Malformed,
+    #[error("pintle: read state")]
+    Storage {
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// The gRPC status code etcd sends with this text.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::EmptyKey
+            | Self::KeyNotFound
+            | Self::ValueProvided
+            | Self::LeaseProvided
+            | Self::TooManyOperations
+            | Self::DuplicateKey
+            | Self::InvalidSortOption
+            | Self::TooLarge
+            | Self::Malformed => Code::InvalidArgument,
+            Self::Compacted { .. } | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
+            Self::LeaseNotFound => Code::NotFound,
+            Self::LeaseExists | Self::Fenced { .. } => Code::FailedPrecondition,
+            Self::Overloaded => Code::ResourceExhausted,
+            Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
+            Self::Storage { .. } => Code::Internal,
+        }
+    }
+
+    /// True only if nothing can have been written, so sending it again is safe.
+    pub fn is_safe_to_retry(&self) -> bool {
+        matches!(self, Self::NoLeader | Self::Overloaded | Self::ReadTimeout)
+    }
+
+    pub(crate) fn storage(source: io::Error) -> Self {
+        Self::Storage { source }
+    }
+}
+
+impl From<&Failure> for StoreError {
+    fn from(failure: &Failure) -> Self {
+        match failure.reason() {
+            Reason::Malformed => Self::Malformed,
+            Reason::Fenced => Self::Fenced { term: u64::try_from(failure.detail).unwrap_or(0) },
+            Reason::Compacted => Self::Compacted { compact_revision: failure.detail },
+            Reason::FutureRevision => Self::FutureRevision,
+            Reason::KeyNotFound => Self::KeyNotFound,
+            Reason::LeaseNotFound => Self::LeaseNotFound,
+            Reason::LeaseExists => Self::LeaseExists,
+            Reason::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
+            Reason::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<StoreError> for tonic::Status {
+    fn from(error: StoreError) -> Self {
+        // etcd's own mapping loses the code of this one; clients look at the text.
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("access state directory {dir}")]
+    Directory {
+        dir: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("state directory {dir} contradicts itself: {reason}")]
+    Contradiction { dir: String, reason: String },
+    #[error("open state in {dir}")]
+    Engine {
+        dir: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a watch was refused or ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted { compact_revision: i64 },
+    #[error("mvcc: watcher range is empty")]
+    EmptyRange,
+    #[error("etcdserver: too many requests")]
+    TooMany,
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    #[error("pintle: read history: {0}")]
+    Storage(String),
+}

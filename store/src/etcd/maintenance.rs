@@ -1,0 +1,97 @@
+//! `etcdserverpb.Maintenance`: status and hashes. There is nothing to defragment, and no alarm can be raised yet.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use pintle_proto::etcdserverpb::alarm_request::AlarmAction;
+use pintle_proto::etcdserverpb::maintenance_server::Maintenance as MaintenanceService;
+use pintle_proto::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
+    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
+    SnapshotResponse, StatusRequest, StatusResponse,
+};
+use tonic::{Request, Response, Status};
+
+use super::{VERSION, unimplemented};
+use crate::store::Store;
+
+pub(super) struct Maintenance {
+    store: Store,
+}
+
+impl Maintenance {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl MaintenanceService for Maintenance {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = self.store.status();
+        let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let errors = match status.standing.leader {
+            Some(_) => Vec::new(),
+            None => vec!["etcdserver: no leader".to_owned()],
+        };
+        Ok(Response::new(StatusResponse {
+            header: self.store.header(status.revision),
+            version: VERSION.to_owned(),
+            db_size: size(status.db_size),
+            leader: status.standing.leader.unwrap_or(0),
+            raft_index: status.standing.committed,
+            raft_term: status.standing.term,
+            raft_applied_index: status.standing.applied,
+            errors,
+            db_size_in_use: size(status.db_size_in_use.min(status.db_size)),
+            is_learner: status.standing.learner,
+            ..StatusResponse::default()
+        }))
+    }
+
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        match request.get_ref().action() {
+            AlarmAction::Get => {
+                let revision = self.store.read_barrier().await?;
+                Ok(Response::new(AlarmResponse { header: self.store.header(revision), alarms: Vec::new() }))
+            }
+            AlarmAction::Activate | AlarmAction::Deactivate => unimplemented(),
+        }
+    }
+
+    /// Space returns by itself; the call is there for scripts that make it.
+    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        Ok(Response::new(DefragmentResponse { header: None }))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let revision = self.store.read_barrier().await?;
+        let (hash, _) = self.store.hash_kv(revision).await?;
+        Ok(Response::new(HashResponse { header: self.store.header(revision), hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let (hash, hash_revision) = self.store.hash_kv(request.get_ref().revision).await?;
+        let compacted = self.store.compact_revision();
+        Ok(Response::new(HashKvResponse {
+            header: self.store.header(self.store.revision()),
+            hash,
+            compact_revision: if compacted == 0 { -1 } else { compacted },
+            hash_revision,
+        }))
+    }
+
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        unimplemented()
+    }
+
+    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        unimplemented()
+    }
+
+    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        unimplemented()
+    }
+}

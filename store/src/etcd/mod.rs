@@ -1,0 +1,75 @@
+//! The etcd v3 front: gRPC services and HTTP endpoints over a [`Store`]. A member's client port serves [`router`].
+//!
+//! Each service is a file; what is not built yet answers `Unimplemented` through the generated defaults of [`unsupported`] parts
+//! of its service. Every answer's header is made by the store (I7).
+
+mod cluster;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod serve;
+mod watch;
+
+use pintle_proto::etcdserverpb::cluster_server::ClusterServer;
+use pintle_proto::etcdserverpb::kv_server::KvServer;
+use pintle_proto::etcdserverpb::lease_server::LeaseServer;
+use pintle_proto::etcdserverpb::maintenance_server::MaintenanceServer;
+use pintle_proto::etcdserverpb::watch_server::WatchServer;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tonic::{Code, Status};
+
+pub use self::serve::{PeerCertificates, ServeError, serve};
+use crate::limits;
+use crate::store::Store;
+
+/// The etcd version this surface follows; clients switch features on by it.
+pub const VERSION: &str = "3.5.30";
+/// The cluster version reported beside it.
+pub const CLUSTER_VERSION: &str = "3.5.0";
+
+const RECEIVE_BYTES: usize = limits::REQUEST_BYTES + limits::REQUEST_OVERHEAD_BYTES;
+/// As etcd: answers are not limited, a range is sent whole.
+const SEND_BYTES: usize = i32::MAX as usize;
+
+/// Everything a client port serves: gRPC, health, version.
+pub fn router(store: &Store) -> axum::Router {
+    macro_rules! sized {
+        ($server:expr) => {
+            $server.max_decoding_message_size(RECEIVE_BYTES).max_encoding_message_size(SEND_BYTES)
+        };
+    }
+    let routes = Routes::new(sized!(KvServer::new(kv::Kv::new(store.clone()))))
+        .add_service(sized!(WatchServer::new(watch::Watch::new(store.clone()))))
+        .add_service(sized!(LeaseServer::new(lease::Lease::new(store.clone()))))
+        .add_service(sized!(ClusterServer::new(cluster::Cluster::new(store.clone()))))
+        .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))));
+    http::routes(store.clone()).merge(health::add(routes).into_axum_router())
+}
+
+/// Refuses a call that asks for a leader while there is none.
+fn require_leader(store: &Store, metadata: &MetadataMap) -> Result<(), Status> {
+    if wants_leader(metadata) && store.standing().leader.is_none() { Err(no_leader()) } else { Ok(()) }
+}
+
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+fn no_leader() -> Status {
+    Status::new(Code::Unavailable, "etcdserver: no leader")
+}
+
+/// A member that only learns answers nothing but stale reads and its status.
+fn require_voter(store: &Store) -> Result<(), Status> {
+    match store.standing().learner {
+        true => Err(Status::new(Code::FailedPrecondition, "etcdserver: rpc not supported for learner")),
+        false => Ok(()),
+    }
+}
+
+fn unimplemented<T>() -> Result<T, Status> {
+    Err(Status::unimplemented("pintle: not served yet"))
+}

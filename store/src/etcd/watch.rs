@@ -1,0 +1,301 @@
+//! `etcdserverpb.Watch`: many watches on one stream.
+//!
+//! A session is one state machine polled by the transport: requests in, batches of its feed, answers out. Progress is sent only
+//! after everything it speaks of, in the same queue (I8).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, stream};
+use pintle_base::clock::{self, Interval};
+use pintle_base::rng;
+use pintle_proto::etcdserverpb::watch_create_request::FilterType;
+use pintle_proto::etcdserverpb::watch_request::RequestUnion;
+use pintle_proto::etcdserverpb::watch_server::Watch as WatchService;
+use pintle_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
+use pintle_proto::mvccpb::Event;
+use prost::Message;
+use tokio::sync::watch::Receiver;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{no_leader, require_leader, require_voter, wants_leader};
+use crate::error::{StoreError, WatchError};
+use crate::limits;
+use crate::store::{Leadership, Store};
+use crate::watch::{Feed, Filters, WatchBatch, WatchOptions};
+
+/// Stands for the whole stream, or for a watch that was never made.
+const NO_WATCH: i64 = -1;
+
+pub(super) struct Watch {
+    store: Store,
+}
+
+impl Watch {
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+#[tonic::async_trait]
+impl WatchService for Watch {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        let leader_lost = match wants_leader(request.metadata()) {
+            true => leader_lost(self.store.leadership(), self.store.options().leader_patience).boxed(),
+            false => futures::future::pending().boxed(),
+        };
+        let session = Session::new(self.store.clone(), leader_lost);
+        let requests = request.into_inner();
+        let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
+            let answer = session.next(&mut requests).await?;
+            Some((answer, (session, requests)))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// Resolves once there was no leader for `patience`.
+async fn leader_lost(mut leadership: Receiver<Leadership>, patience: std::time::Duration) {
+    loop {
+        if leadership.wait_for(|now| now.leader.is_none()).await.is_err() {
+            return;
+        }
+        if clock::timeout(patience, leadership.wait_for(|now| now.leader.is_some())).await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Session {
+    store: Store,
+    feed: Feed,
+    leader_lost: BoxFuture<'static, ()>,
+    /// By the client's watch id.
+    slots: BTreeMap<i64, Slot>,
+    /// From the feed's ids to the client's.
+    ids: BTreeMap<u64, i64>,
+    next_id: i64,
+    progress: Interval,
+    answers: VecDeque<WatchResponse>,
+    over: bool,
+}
+
+struct Slot {
+    feed_id: u64,
+    fragment: bool,
+    progress_notify: bool,
+    /// No event went out since the last periodic progress.
+    quiet: bool,
+}
+
+impl Session {
+    fn new(store: Store, leader_lost: BoxFuture<'static, ()>) -> Self {
+        Self {
+            feed: Feed::new(std::sync::Arc::clone(store.watches())),
+            store,
+            leader_lost,
+            slots: BTreeMap::new(),
+            ids: BTreeMap::new(),
+            next_id: 0,
+            // Streams that were opened together do not report together.
+            progress: clock::ticker(rng::jitter(limits::PROGRESS_INTERVAL, 0.1)),
+            answers: VecDeque::new(),
+            over: false,
+        }
+    }
+
+    /// The next answer; `None` once the client closed the stream.
+    async fn next(&mut self, requests: &mut Streaming<WatchRequest>) -> Option<Result<WatchResponse, Status>> {
+        loop {
+            if let Some(answer) = self.answers.pop_front() {
+                return Some(Ok(answer));
+            }
+            if self.over {
+                return None;
+            }
+            tokio::select! {
+                request = requests.message() => match request {
+                    Ok(Some(request)) => self.on_request(request),
+                    Ok(None) | Err(_) => return None,
+                },
+                (feed_id, batch) = self.feed.next() => {
+                    if let Err(status) = self.on_batch(feed_id, batch) {
+                        self.over = true;
+                        return Some(Err(status));
+                    }
+                }
+                _ = self.progress.tick() => self.on_tick(),
+                () = &mut self.leader_lost => {
+                    self.over = true;
+                    return Some(Err(no_leader()));
+                }
+            }
+        }
+    }
+
+    fn on_request(&mut self, request: WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(create)) => self.create(create),
+            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => {
+                if let Some(revision) = self.feed.progress_of_all() {
+                    self.report(revision, NO_WATCH);
+                }
+            }
+            None => (),
+        }
+    }
+
+    fn create(&mut self, request: WatchCreateRequest) {
+        let options = WatchOptions {
+            filters: filters(&request.filters),
+            start_revision: request.start_revision,
+            prev_kv: request.prev_kv,
+            key: request.key,
+            range_end: request.range_end,
+            progress_notify: false,
+        };
+        let made = if self.slots.len() >= limits::WATCHERS_PER_STREAM {
+            Err(StoreError::Overloaded.to_string())
+        } else if request.watch_id != 0 && self.slots.contains_key(&request.watch_id) {
+            Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
+        } else {
+            self.feed.add(&options).map_err(refusal)
+        };
+        let (feed_id, created) = match made {
+            Ok(made) => made,
+            Err(reason) => return self.refuse(reason),
+        };
+        let watch_id = if request.watch_id == 0 { self.free_id() } else { request.watch_id };
+        let slot = Slot { feed_id, fragment: request.fragment, progress_notify: request.progress_notify, quiet: true };
+        self.slots.insert(watch_id, slot);
+        self.ids.insert(feed_id, watch_id);
+        let header = self.store.header(created);
+        self.answers.push_back(WatchResponse { header, watch_id, created: true, ..WatchResponse::default() });
+    }
+
+    fn refuse(&mut self, cancel_reason: String) {
+        self.answers.push_back(WatchResponse {
+            header: self.store.header(self.store.revision()),
+            watch_id: NO_WATCH,
+            created: true,
+            canceled: true,
+            cancel_reason,
+            ..WatchResponse::default()
+        });
+    }
+
+    /// The smallest id from the last given one on that no watch has.
+    fn free_id(&mut self) -> i64 {
+        while self.slots.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// An unknown id gets no answer at all, as in etcd.
+    fn cancel(&mut self, watch_id: i64) {
+        if let Some(slot) = self.slots.remove(&watch_id) {
+            self.ids.remove(&slot.feed_id);
+            self.feed.remove(slot.feed_id);
+            let header = self.store.header(self.store.revision());
+            self.answers.push_back(WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() });
+        }
+    }
+
+    fn on_batch(&mut self, feed_id: u64, batch: Result<WatchBatch, WatchError>) -> Result<(), Status> {
+        let Some(&watch_id) = self.ids.get(&feed_id) else { return Ok(()) };
+        match batch {
+            Ok(batch) => {
+                self.send(watch_id, &batch);
+                Ok(())
+            }
+            // The slot stays until the client cancels it: until then the stream reports no progress.
+            Err(WatchError::Compacted { compact_revision }) => {
+                let header = self.store.header(0);
+                let answer =
+                    WatchResponse { header, watch_id, canceled: true, compact_revision, ..WatchResponse::default() };
+                self.answers.push_back(answer);
+                Ok(())
+            }
+            Err(WatchError::Stopped) => Err(StoreError::Stopped.into()),
+            Err(error) => Err(Status::unavailable(error.to_string())),
+        }
+    }
+
+    fn send(&mut self, watch_id: i64, batch: &WatchBatch) {
+        let Some(slot) = self.slots.get_mut(&watch_id) else { return };
+        slot.quiet = false;
+        let header = self.store.header(batch.revision);
+        let answer =
+            |events, fragment| WatchResponse { header, watch_id, events, fragment, ..WatchResponse::default() };
+        let mut events: Vec<Event> = batch.events.iter().map(|event| (**event).clone()).collect();
+        if slot.fragment {
+            while let Some(rest) = split(&mut events) {
+                self.answers.push_back(answer(events, true));
+                events = rest;
+            }
+        }
+        self.answers.push_back(answer(events, false));
+    }
+
+    /// Reports that everything up to `revision` was sent, after sending it.
+    fn report(&mut self, revision: i64, watch_id: i64) {
+        while let Some((feed_id, batch)) = self.feed.next_within(revision) {
+            if self.on_batch(feed_id, batch).is_err() {
+                return; // stopping: the feed says so again
+            }
+        }
+        let header = self.store.header(revision);
+        self.answers.push_back(WatchResponse { header, watch_id, ..WatchResponse::default() });
+    }
+
+    fn on_tick(&mut self) {
+        let mut due = Vec::new();
+        for (watch_id, slot) in &mut self.slots {
+            if slot.progress_notify && slot.quiet {
+                due.push((*watch_id, slot.feed_id));
+            }
+            slot.quiet = true;
+        }
+        for (watch_id, feed_id) in due {
+            if let Some(revision) = self.feed.progress(&[feed_id]) {
+                self.report(revision, watch_id);
+            }
+        }
+    }
+}
+
+fn filters(filters: &[i32]) -> Filters {
+    Filters {
+        no_put: filters.contains(&i32::from(FilterType::Noput)),
+        no_delete: filters.contains(&i32::from(FilterType::Nodelete)),
+    }
+}
+
+/// The reason as etcd's watch puts it: without the server's prefix.
+fn refusal(error: WatchError) -> String {
+    match error {
+        WatchError::Compacted { .. } => "mvcc: required revision has been compacted".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Leaves in `events` what fits one message, and returns the rest if there is any.
+fn split(events: &mut Vec<Event>) -> Option<Vec<Event>> {
+    let mut bytes = 0;
+    for (at, event) in events.iter().enumerate() {
+        bytes += event.encoded_len() + 8;
+        if bytes > limits::REQUEST_BYTES && at > 0 {
+            return Some(events.split_off(at));
+        }
+    }
+    None
+}

@@ -1,0 +1,34 @@
+//! The replicated multi-version key space, compatible with etcd v3 (L2). The only crate that proposes to Raft (I2).
+//!
+//! A write's way: [`Store::txn`] → [`check`] (the door) → `raft::Handle::propose` → log → [`machine`] → [`apply`] (pure: state and
+//! entry in, plan out) → one write (I5) → [`watch`] → answer. A read's way: read index → [`mvcc::view`] → [`mvcc::range`].
+//! The etcd front ([`etcd`]) is one user of [`Store`]; the API server is the other, in the same process (D7).
+//!
+//! - I4: apply uses no clock, no randomness, no hash order.
+//! - I7: the revision in an answer's header is the one the answer was read at.
+//! - I8: see [`watch`].
+
+mod apply;
+mod check;
+mod consensus;
+mod engine;
+mod error;
+pub mod etcd;
+mod lease;
+pub mod limits;
+mod machine;
+pub mod mvcc;
+mod store;
+mod tasks;
+pub mod watch;
+
+pub use consensus::{Member, Standing};
+pub use engine::EngineOptions;
+pub use error::{OpenError, StoreError, WatchError};
+pub use machine::StoreMachine;
+pub use mvcc::key::{Interval, prefix_end};
+pub use store::{Leadership, Store, StoreOptions, StoreStatus};
+pub use watch::{Filters, WatchBatch, WatchOptions, Watcher};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! Every bound of the store, with its reason (I11).
+
+use std::time::Duration;
+
+/// Largest request a client may send, in encoded bytes: etcd's default, which clients size their batches by.
+pub const REQUEST_BYTES: usize = 1_572_864;
+/// Room above [`REQUEST_BYTES`] before the transport itself refuses: lets the refusal carry etcd's own text.
+pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Operations in one branch of a transaction: etcd's default.
+pub const TXN_OPERATIONS: usize = 128;
+/// Longest lease in seconds: etcd's ceiling.
+pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
+/// Expiries proposed per round; with [`LEASE_TICK`] this is at most 1,000 a second, so that mass expiry cannot starve writes.
+pub const LEASE_EXPIRIES_PER_TICK: usize = 500;
+/// How often the leader looks for leases whose time is over.
+pub const LEASE_TICK: Duration = Duration::from_millis(500);
+/// An expiry that was proposed and not seen applied is proposed again after this.
+pub const LEASE_EXPIRY_RETRY: Duration = Duration::from_secs(3);
+/// Memory of the head index: about 200,000 keys with small values; a miss costs one seek.
+pub const HEAD_INDEX_BYTES: usize = 32 << 20;
+/// Values above this stay out of the head index: they would push out hundreds of small ones.
+pub const HEAD_VALUE_BYTES: usize = 4 << 10;
+/// Revisions the watch hub remembers, so that a watcher that is a little late never reads the disk.
+pub const RING_REVISIONS: usize = 8192;
+/// Bytes of events the ring may hold.
+pub const RING_BYTES: usize = 16 << 20;
+/// Revisions queued for one watcher before it has to read history instead.
+pub const WATCHER_QUEUE_REVISIONS: usize = 1024;
+/// Bytes of events queued for one watcher; they are shared with the ring, so this bounds what a stuck one pins.
+pub const WATCHER_QUEUE_BYTES: usize = 4 << 20;
+/// Revisions in one catch-up read or one answer, as etcd batches them.
+pub const WATCH_BATCH_REVISIONS: usize = 1000;
+/// Bytes after which a catch-up read or an answer ends, at a whole revision.
+pub const WATCH_BATCH_BYTES: usize = 1 << 20;
+/// Watchers of one etcd stream: a kube-apiserver opens hundreds.
+pub const WATCHERS_PER_STREAM: usize = 10_000;
+/// Watchers of one member; each costs about 1 KiB.
+pub const WATCHERS: usize = 200_000;
+/// Catch-up reads that run at the same time: they hold a blocking thread and a disk each.
+pub const HISTORY_READERS: usize = 4;
+/// Answers waiting to be sent on one stream.
+pub const STREAM_ANSWERS: usize = 16;
+/// Large range reads that run at the same time on blocking threads.
+pub const RANGE_READERS: usize = 8;
+/// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
+pub const SCRUB_ENTRIES: usize = 1000;
+/// Versions deleted per scrub write.
+pub const SCRUB_DELETES: usize = 2000;
+/// Pause between two scrub batches.
+pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+/// Keys in the first message of a range stream; later ones grow towards [`STREAM_CHUNK_BYTES`].
+pub const STREAM_FIRST_KEYS: i64 = 10;
+/// Keys in any message of a range stream.
+pub const STREAM_CHUNK_KEYS: i64 = 2000;
+/// Bytes a message of a range stream aims at.
+pub const STREAM_CHUNK_BYTES: usize = REQUEST_BYTES;
+/// Client connections of one member.
+pub const CONNECTIONS: usize = 10_000;
+/// Streams of one HTTP/2 connection; etcd leaves it open, clients multiplex hundreds.
+pub const STREAMS_PER_CONNECTION: u32 = 4096;
+/// A TLS handshake that takes longer is dropped.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// HTTP/1 request headers that take longer are dropped.
+pub const HEADERS: Duration = Duration::from_secs(10);
+/// Interval of progress notifications of an idle watcher.
+pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+/// Time an open stream gets to end once the member stops.
+pub const DRAIN: Duration = Duration::from_secs(2);

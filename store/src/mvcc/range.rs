@@ -1,0 +1,84 @@
+//! Range reads over any [`Source`]: the interval, then filters, order and limit as etcd's clients know them.
+//!
+//! Quirks kept because clients see them: `count` ignores limit and filters; an order by another target than the key without a
+//! direction sorts only the first `limit + 1` keys; filters and directions make the server read everything first.
+
+use std::cmp::Ordering;
+use std::io;
+use std::ops::ControlFlow;
+
+use pintle_proto::etcdserverpb::range_request::{SortOrder, SortTarget};
+use pintle_proto::etcdserverpb::{RangeRequest, RangeResponse};
+use pintle_proto::mvccpb::KeyValue;
+
+use super::key::Interval;
+use super::view::Source;
+
+/// Reads `request` at revision `at`. The header is the caller's.
+pub(crate) fn read(source: &dyn Source, request: &RangeRequest, at: i64) -> io::Result<RangeResponse> {
+    let interval = Interval::new(&request.key, &request.range_end);
+    let take = rows_to_take(request);
+    let mut count = 0i64;
+    let mut kvs: Vec<KeyValue> = Vec::new();
+    source.scan(&interval, at, &mut |row| {
+        count += 1;
+        if take.is_none_or(|take| kvs.len() < take) {
+            kvs.push(row.to_kv());
+        }
+        ControlFlow::Continue(())
+    })?;
+    kvs.retain(|kv| passes(kv, request));
+    sort(&mut kvs, request.sort_order(), request.sort_target());
+    let mut more = false;
+    if let Some(limit) = usize::try_from(request.limit).ok().filter(|&limit| limit > 0)
+        && kvs.len() > limit
+    {
+        kvs.truncate(limit);
+        more = true;
+    }
+    if request.keys_only {
+        kvs.iter_mut().for_each(|kv| kv.value.clear());
+    }
+    Ok(RangeResponse { header: None, kvs, more, count })
+}
+
+/// How many rows must be fetched: one above the limit tells whether there are more.
+fn rows_to_take(request: &RangeRequest) -> Option<usize> {
+    if request.count_only {
+        return Some(0);
+    }
+    let everything = request.sort_order() != SortOrder::None || has_filters(request);
+    usize::try_from(request.limit).ok().filter(|&limit| limit > 0 && !everything).map(|limit| limit.saturating_add(1))
+}
+
+pub(crate) fn has_filters(request: &RangeRequest) -> bool {
+    [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision]
+        .iter()
+        .any(|&bound| bound != 0)
+}
+
+fn passes(kv: &KeyValue, request: &RangeRequest) -> bool {
+    let above = |bound: i64, value: i64| bound == 0 || value >= bound;
+    let below = |bound: i64, value: i64| bound == 0 || value <= bound;
+    above(request.min_mod_revision, kv.mod_revision)
+        && below(request.max_mod_revision, kv.mod_revision)
+        && above(request.min_create_revision, kv.create_revision)
+        && below(request.max_create_revision, kv.create_revision)
+}
+
+fn sort(kvs: &mut [KeyValue], order: SortOrder, target: SortTarget) {
+    let by = |a: &KeyValue, b: &KeyValue| -> Ordering {
+        match target {
+            SortTarget::Key => a.key.cmp(&b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(&b.value),
+        }
+    };
+    match (order, target) {
+        (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => (), // rows come in key order
+        (SortOrder::None | SortOrder::Ascend, _) => kvs.sort_by(by),
+        (SortOrder::Descend, _) => kvs.sort_by(|a, b| by(b, a)),
+    }
+}

@@ -1,0 +1,206 @@
+//! Records as they lie in RocksDB. Each begins with a format byte; blocks on disk carry RocksDB's checksums, and the records
+//! that name the state as a whole carry a CRC32C of their own.
+
+use std::io;
+
+use bytes::{Buf, BufMut, Bytes};
+use pintle_proto::mvccpb::KeyValue;
+use prost::Message;
+use prost::encoding::{decode_varint, encode_varint};
+
+const LIVE: u8 = 1;
+const TOMBSTONE: u8 = 2;
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+const CHECKED: u8 = 1;
+
+/// One version of a key: what it held from `modified` on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub modified: i64,
+    /// Position among the changes of its revision.
+    pub sub: i64,
+    /// `None` if the key was deleted at `modified`.
+    pub live: Option<Live>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub created: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: Bytes,
+}
+
+impl Version {
+    pub fn to_kv(&self, key: Bytes) -> Option<KeyValue> {
+        self.live.as_ref().map(|live| KeyValue {
+            key,
+            create_revision: live.created,
+            mod_revision: self.modified,
+            version: live.version,
+            value: live.value.clone(),
+            lease: live.lease,
+        })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32 + self.live.as_ref().map_or(0, |live| live.value.len()));
+        match &self.live {
+            Some(live) => {
+                out.put_u8(LIVE);
+                for number in [self.sub, live.created, live.version, live.lease] {
+                    encode_varint(number.cast_unsigned(), &mut out);
+                }
+                out.put_slice(&live.value);
+            }
+            None => {
+                out.put_u8(TOMBSTONE);
+                encode_varint(self.sub.cast_unsigned(), &mut out);
+            }
+        }
+        out
+    }
+
+    pub fn decode(modified: i64, raw: &[u8]) -> io::Result<Self> {
+        let row = Row::parse(&[], modified, raw)?;
+        Ok(Self { modified, sub: row.sub, live: row.live.then(|| row.to_live()) })
+    }
+}
+
+/// A stored version before anything is copied out of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row<'a> {
+    pub key: &'a [u8],
+    pub modified: i64,
+    pub sub: i64,
+    pub live: bool,
+    pub created: i64,
+    pub version: i64,
+    pub lease: i64,
+    pub value: &'a [u8],
+}
+
+impl<'a> Row<'a> {
+    pub fn parse(key: &'a [u8], modified: i64, raw: &'a [u8]) -> io::Result<Self> {
+        let damaged = || corrupt("version record");
+        let (&format, mut rest) = raw.split_first().ok_or_else(damaged)?;
+        let mut number = || decode_varint(&mut rest).map(u64::cast_signed).map_err(|_| damaged());
+        match format {
+            LIVE => {
+                let (sub, created, version, lease) = (number()?, number()?, number()?, number()?);
+                Ok(Self { key, modified, sub, live: true, created, version, lease, value: rest })
+            }
+            TOMBSTONE => {
+                let sub = number()?;
+                Ok(Self { key, modified, sub, live: false, created: 0, version: 0, lease: 0, value: &[] })
+            }
+            _ => Err(corrupt("version record of an unknown format")),
+        }
+    }
+
+    pub fn of(key: &'a [u8], version: &'a Version) -> Self {
+        let blank = Self {
+            key,
+            modified: version.modified,
+            sub: version.sub,
+            live: false,
+            created: 0,
+            version: 0,
+            lease: 0,
+            value: &[],
+        };
+        match &version.live {
+            Some(live) => Self {
+                live: true,
+                created: live.created,
+                version: live.version,
+                lease: live.lease,
+                value: &live.value,
+                ..blank
+            },
+            None => blank,
+        }
+    }
+
+    pub fn to_kv(self) -> KeyValue {
+        KeyValue {
+            key: Bytes::copy_from_slice(self.key),
+            create_revision: self.created,
+            mod_revision: self.modified,
+            version: self.version,
+            value: Bytes::copy_from_slice(self.value),
+            lease: self.lease,
+        }
+    }
+
+    fn to_live(self) -> Live {
+        Live {
+            created: self.created,
+            version: self.version,
+            lease: self.lease,
+            value: Bytes::copy_from_slice(self.value),
+        }
+    }
+}
+
+/// The record in `rev`: what was done to which key.
+pub(crate) fn encode_change(deleted: bool, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + key.len());
+    out.put_u8(if deleted { DELETE } else { PUT });
+    out.put_slice(key);
+    out
+}
+
+/// Whether the change was a deletion, and its key.
+pub(crate) fn decode_change(raw: &[u8]) -> io::Result<(bool, &[u8])> {
+    match raw.split_first() {
+        Some((&PUT, key)) => Ok((false, key)),
+        Some((&DELETE, key)) => Ok((true, key)),
+        _ => Err(corrupt("change record")),
+    }
+}
+
+/// Wraps a message that must not be misread: format byte, CRC32C of the rest, the message.
+pub(crate) fn encode_checked(message: &impl Message) -> Vec<u8> {
+    let body = message.encode_to_vec();
+    let mut out = Vec::with_capacity(5 + body.len());
+    out.put_u8(CHECKED);
+    out.put_u32(crc32c::crc32c(&body));
+    out.put_slice(&body);
+    out
+}
+
+pub(crate) fn decode_checked<M: Message + Default>(mut raw: &[u8], what: &'static str) -> io::Result<M> {
+    if raw.len() < 5 || raw.get_u8() != CHECKED {
+        return Err(corrupt(what));
+    }
+    let sum = raw.get_u32();
+    if crc32c::crc32c(raw) != sum {
+        return Err(corrupt(what));
+    }
+    M::decode(raw).map_err(|_| corrupt(what))
+}
+
+pub(crate) fn corrupt(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("damaged {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_come_back_as_written_and_damage_is_an_error() {
+        let live = Live { created: 3, version: 2, lease: -7, value: Bytes::from_static(b"\0v") };
+        for live in [Some(live), None] {
+            let version = Version { modified: 9, sub: 300, live };
+            let raw = version.encode();
+            assert_eq!(Version::decode(9, &raw).unwrap(), version);
+            assert!(Version::decode(9, &raw[..2]).is_err());
+        }
+        assert!(Version::decode(1, &[]).is_err());
+        assert!(Version::decode(1, &[77, 0]).is_err());
+        assert!(decode_change(&[]).is_err());
+    }
+}

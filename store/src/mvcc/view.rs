@@ -1,0 +1,246 @@
+//! A consistent view of the state at one moment, and the trait by which apply and reads see any state, stored or planned.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use pintle_proto::store_v1::{LeaseRecord, StateRecord};
+use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
+
+use super::key::{self, Interval};
+use super::record::{Row, Version, corrupt, decode_checked};
+use crate::engine::{Generation, KV, LEASE, META, REV, STATE_KEY, read_state};
+
+/// Steps tried before a seek: neighbours usually lie in the same block, where a step is ten times cheaper.
+const STEPS_BEFORE_SEEK: usize = 8;
+
+/// Says whether to go on.
+pub(crate) type Visit<'a> = dyn FnMut(Row<'_>) -> ControlFlow<()> + 'a;
+
+/// A state that can be read: the stored one, or the one a plan would make.
+pub(crate) trait Source {
+    fn revision(&self) -> i64;
+    /// Everything before it may be gone; 0 if nothing was ever compacted.
+    fn compacted(&self) -> i64;
+    /// Counts lease grants and renewals.
+    fn lease_stamp(&self) -> u64;
+    /// The newest version of `key`, also if it is a tombstone.
+    fn newest(&self, key: &[u8]) -> io::Result<Option<Version>>;
+    /// Visits, in key order, what lives in `interval` at revision `at`.
+    fn scan(&self, interval: &Interval, at: i64, visit: &mut Visit<'_>) -> io::Result<()>;
+    fn lease(&self, id: i64) -> io::Result<Option<LeaseRecord>>;
+    /// The keys attached to a lease, in order.
+    fn lease_keys(&self, id: i64) -> io::Result<Vec<Bytes>>;
+}
+
+/// The stored state at one moment.
+pub(crate) struct View<'a> {
+    generation: &'a Generation,
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+    pub state: StateRecord,
+}
+
+pub(crate) type RawIterator<'a> = DBRawIteratorWithThreadMode<'a, DB>;
+
+impl<'a> View<'a> {
+    pub fn new(generation: &'a Generation) -> io::Result<Self> {
+        let snapshot = generation.db().snapshot();
+        let raw = snapshot.get_pinned_cf(generation.family(META)?, STATE_KEY).map_err(io::Error::other)?;
+        let state = read_state(raw.as_deref())?;
+        drop(raw);
+        Ok(Self { generation, snapshot, state })
+    }
+
+    pub fn meta(&self, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.snapshot.get_cf(self.generation.family(META)?, name).map_err(io::Error::other)
+    }
+
+    /// The version of `key` that was the newest at `at`, also if it is a tombstone.
+    pub fn version_at(&self, key: &[u8], at: i64) -> io::Result<Option<Version>> {
+        let mut seek = key::prefix(key);
+        let prefix_len = seek.len();
+        key::push_revision(&mut seek, at);
+        let mut iterator = self.versions(&seek, upper_of_prefix(&seek[..prefix_len]))?;
+        iterator.seek(&seek);
+        match iterator.item() {
+            Some((raw, value)) if raw.len() == seek.len() && raw[..prefix_len] == seek[..prefix_len] => {
+                let modified = key::parse_version(raw, &mut Vec::new()).ok_or_else(|| corrupt("version key"))?;
+                Version::decode(modified, value).map(Some)
+            }
+            Some(_) => Ok(None),
+            None => iterator.status().map(|()| None).map_err(io::Error::other),
+        }
+    }
+
+    /// The version written exactly at `modified`.
+    pub fn version(&self, key: &[u8], modified: i64) -> io::Result<Option<Version>> {
+        let raw = self
+            .snapshot
+            .get_pinned_cf(self.generation.family(KV)?, key::version(key, modified))
+            .map_err(io::Error::other)?;
+        raw.map(|raw| Version::decode(modified, &raw)).transpose()
+    }
+
+    /// An unpositioned iterator over `kv` from `lower` to before `upper`.
+    pub fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(lower);
+        if let Some(upper) = upper {
+            options.set_iterate_upper_bound(upper);
+        }
+        Ok(self.snapshot.raw_iterator_cf_opt(self.generation.family(KV)?, options))
+    }
+
+    /// An iterator over `rev`, positioned at the first change of `main` or later.
+    pub fn changes(&self, main: i64) -> io::Result<RawIterator<'_>> {
+        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(REV)?);
+        iterator.seek(key::revision(main, 0));
+        Ok(iterator)
+    }
+
+    /// All leases, in the order of their ids' bytes.
+    pub fn leases(&self) -> io::Result<Vec<(i64, LeaseRecord)>> {
+        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(LEASE)?);
+        iterator.seek([LEASE_RECORD]);
+        let mut found = Vec::new();
+        while let Some((raw, value)) = iterator.item() {
+            let Some(id) = parse_lease(raw) else { break };
+            found.push((id, decode_checked(value, "lease record")?));
+            iterator.next();
+        }
+        iterator.status().map_err(io::Error::other)?;
+        Ok(found)
+    }
+}
+
+impl Source for View<'_> {
+    fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    fn compacted(&self) -> i64 {
+        self.state.compact_revision
+    }
+
+    fn lease_stamp(&self) -> u64 {
+        self.state.lease_stamp
+    }
+
+    fn newest(&self, key: &[u8]) -> io::Result<Option<Version>> {
+        self.version_at(key, i64::MAX)
+    }
+
+    fn scan(&self, interval: &Interval, at: i64, visit: &mut Visit<'_>) -> io::Result<()> {
+        let (lower, upper) = match interval {
+            Interval::Empty => return Ok(()),
+            Interval::Key(key) => {
+                if let Some(version) = self.version_at(key, at)?
+                    && version.live.is_some()
+                {
+                    let _ = visit(Row::of(key, &version));
+                }
+                return Ok(());
+            }
+            Interval::Range(start, end) => (key::prefix(start), Some(key::prefix(end))),
+            Interval::From(start) => (key::prefix(start), None),
+        };
+        let mut iterator = self.versions(&lower, upper)?;
+        iterator.seek(&lower);
+        walk_keys(&mut iterator, at, visit)?;
+        iterator.status().map_err(io::Error::other)
+    }
+
+    fn lease(&self, id: i64) -> io::Result<Option<LeaseRecord>> {
+        let raw =
+            self.snapshot.get_pinned_cf(self.generation.family(LEASE)?, lease_key(id)).map_err(io::Error::other)?;
+        raw.map(|raw| decode_checked(&raw, "lease record")).transpose()
+    }
+
+    fn lease_keys(&self, id: i64) -> io::Result<Vec<Bytes>> {
+        let prefix = attachment_key(id, &[]);
+        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(LEASE)?);
+        iterator.seek(&prefix);
+        let mut keys = Vec::new();
+        while let Some(key) = iterator.key().and_then(|raw| raw.strip_prefix(prefix.as_slice())) {
+            keys.push(Bytes::copy_from_slice(key));
+            iterator.next();
+        }
+        iterator.status().map_err(io::Error::other)?;
+        Ok(keys)
+    }
+}
+
+/// From the iterator's position on, visits the version each key had at `at`, if it was alive.
+fn walk_keys(iterator: &mut RawIterator<'_>, at: i64, visit: &mut Visit<'_>) -> io::Result<()> {
+    let mut key = Vec::new();
+    let mut prefix = Vec::new();
+    while let Some((raw, value)) = iterator.item() {
+        let modified = key::parse_version(raw, &mut key).ok_or_else(|| corrupt("version key"))?;
+        prefix.clear();
+        prefix.extend_from_slice(key::prefix_of(raw));
+        if modified > at {
+            skip_to(iterator, &prefix, at);
+            continue;
+        }
+        let row = Row::parse(&key, modified, value)?;
+        if row.live && visit(row).is_break() {
+            return Ok(());
+        }
+        skip_key(iterator, &prefix);
+    }
+    Ok(())
+}
+
+/// Moves on to the version of the same key that was the newest at `at`, or to the next key.
+fn skip_to(iterator: &mut RawIterator<'_>, prefix: &[u8], at: i64) {
+    let mut target = prefix.to_vec();
+    key::push_revision(&mut target, at);
+    advance(iterator, &target);
+}
+
+/// Moves on to the next key.
+fn skip_key(iterator: &mut RawIterator<'_>, prefix: &[u8]) {
+    if let Some(target) = upper_of_prefix(prefix) {
+        advance(iterator, &target);
+    }
+}
+
+/// Moves forward to `target`: a few steps, then a seek.
+fn advance(iterator: &mut RawIterator<'_>, target: &[u8]) {
+    for _ in 0..STEPS_BEFORE_SEEK {
+        iterator.next();
+        if iterator.key().is_none_or(|raw| raw >= target) {
+            return;
+        }
+    }
+    iterator.seek(target);
+}
+
+/// The first key after all that begin with a version prefix: its terminator 00 01 raised to 00 02.
+fn upper_of_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut upper = prefix.to_vec();
+    *upper.last_mut()? += 1;
+    Some(upper)
+}
+
+const LEASE_RECORD: u8 = b'L';
+const ATTACHMENT: u8 = b'K';
+
+pub(crate) fn lease_key(id: i64) -> [u8; 9] {
+    let mut out = [LEASE_RECORD; 9];
+    out[1..].copy_from_slice(&id.to_be_bytes());
+    out
+}
+
+fn parse_lease(raw: &[u8]) -> Option<i64> {
+    let (&LEASE_RECORD, id) = raw.split_first()? else { return None };
+    Some(i64::from_be_bytes(id.try_into().ok()?))
+}
+
+pub(crate) fn attachment_key(id: i64, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(9 + key.len());
+    out.push(ATTACHMENT);
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}

@@ -1,0 +1,538 @@
+//! The handle everybody uses: checks at the door, proposes writes, reads the local replica, opens watches.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use parking_lot::Mutex;
+use pintle_base::backoff::Backoff;
+use pintle_base::{clock, rng, task};
+use pintle_proto::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseStatus,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    ResponseHeader, TxnRequest, TxnResponse,
+};
+use pintle_proto::store_v1::command::Operation;
+use pintle_proto::store_v1::failure::Reason;
+use pintle_proto::store_v1::reply::Outcome;
+use pintle_proto::store_v1::{Command, Failure, LeaseGrant, LeaseRecord, Reply};
+use prost::Message;
+use std::collections::BTreeMap;
+use tokio::sync::{Semaphore, watch};
+
+use crate::apply;
+use crate::consensus::{Consensus, Member, ProposeFailure, ReadFailure, Standing};
+use crate::engine::{Engine, EngineOptions};
+use crate::error::{OpenError, StoreError, WatchError};
+use crate::lease::LeaseTimes;
+use crate::machine::StoreMachine;
+use crate::mvcc::scrub::Scrub;
+use crate::mvcc::view::{Source, View};
+use crate::mvcc::{hash, range};
+use crate::watch::{Revision, WatchOptions, Watcher, Watches};
+use crate::{check, limits, tasks};
+
+/// Settings of a store.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    /// How long a request may wait for a leader and its quorum: 5 s and two elections, as etcd does.
+    pub request_timeout: Duration,
+    /// Shorter leases are raised to it: above the longest time without a leader, so that no lease ends before it can be renewed.
+    pub lease_ttl_min: i64,
+    /// History older than this is compacted by the leader; `None` leaves it to clients.
+    pub auto_compaction: Option<Duration>,
+    /// Three election timeouts: streams that ask for a leader end after so long without one.
+    pub leader_patience: Duration,
+    pub engine: EngineOptions,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            cluster_id: 1,
+            member_id: 1,
+            request_timeout: Duration::from_secs(7),
+            lease_ttl_min: 2,
+            auto_compaction: None,
+            leader_patience: Duration::from_secs(3),
+            engine: EngineOptions::default(),
+        }
+    }
+}
+
+/// Whether this member leads, and in which term: the fence of what leaders write (I9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub leading: bool,
+    pub term: u64,
+    pub leader: Option<u64>,
+}
+
+/// The member as it is now.
+#[derive(Clone, Debug)]
+pub struct StoreStatus {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub revision: i64,
+    pub compact_revision: i64,
+    pub standing: Standing,
+    /// Bytes on disk and in memory tables; of these, what live data needs.
+    pub db_size: u64,
+    pub db_size_in_use: u64,
+    pub watchers: usize,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// What handle, machine and tasks share.
+pub(crate) struct Shared {
+    pub engine: Arc<Engine>,
+    pub watches: Arc<Watches>,
+    pub leases: LeaseTimes,
+    pub leadership: watch::Sender<Leadership>,
+    pub options: StoreOptions,
+    scrub: Arc<Scrub>,
+    scrub_thread: Mutex<Option<JoinHandle<()>>>,
+    revision: AtomicI64,
+    compacted: AtomicI64,
+    consensus: OnceLock<Arc<dyn Consensus>>,
+    readers: Semaphore,
+}
+
+impl Shared {
+    /// An entry was written: makes it known. Called on the apply thread.
+    pub fn applied(
+        &self,
+        leases: &BTreeMap<i64, Option<LeaseRecord>>,
+        revision: i64,
+        compacted: i64,
+        revisions: Vec<Arc<Revision>>,
+    ) {
+        for (id, record) in leases {
+            self.leases.changed(*id, *record);
+        }
+        self.revision.store(revision, Ordering::Release);
+        let before = self.compacted.swap(compacted, Ordering::AcqRel);
+        self.watches.applied(revisions, compacted);
+        if compacted > before {
+            self.scrub.wake();
+        }
+    }
+
+    /// The state was replaced as a whole.
+    pub fn reload(&self) -> io::Result<()> {
+        let generation = self.engine.current();
+        let view = generation.view()?;
+        self.leases.load(view.leases()?);
+        self.revision.store(view.revision(), Ordering::Release);
+        self.compacted.store(view.compacted(), Ordering::Release);
+        self.watches.replaced(view.revision(), view.compacted());
+        self.scrub.wake();
+        Ok(())
+    }
+
+    pub fn consensus(&self) -> Result<&Arc<dyn Consensus>, StoreError> {
+        self.consensus.get().ok_or(StoreError::NoLeader)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.scrub.stop();
+        if let Some(thread) = self.scrub_thread.lock().take() {
+            let _ = thread.join(); // its database must be closed before the directory is opened again
+        }
+    }
+}
+
+impl Store {
+    /// Opens the state in `dir`, or begins an empty one, which is at revision 1. The machine is for `pintle_raft::start`.
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<(Self, StoreMachine), OpenError> {
+        let failed = |source| OpenError::Engine { dir: dir.display().to_string(), source };
+        let engine = Arc::new(Engine::open(dir, options.engine.clone())?);
+        let state = engine.current().state().map_err(failed)?;
+        let scrub = Arc::new(Scrub::new());
+        let thread = scrub.start(Arc::clone(&engine)).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            watches: Arc::new(Watches::new(Arc::clone(&engine), state.revision, state.compact_revision)),
+            engine,
+            leases: LeaseTimes::default(),
+            leadership: watch::Sender::new(Leadership::default()),
+            options,
+            scrub,
+            scrub_thread: Mutex::new(Some(thread)),
+            revision: AtomicI64::new(state.revision),
+            compacted: AtomicI64::new(state.compact_revision),
+            consensus: OnceLock::new(),
+            readers: Semaphore::new(limits::RANGE_READERS),
+        });
+        shared.reload().map_err(failed)?;
+        Ok((Self { shared: Arc::clone(&shared) }, StoreMachine::new(shared)))
+    }
+
+    /// Connects the store to its Raft member and starts what leaders do: lease expiry and compaction. Once.
+    pub fn attach(&self, raft: pintle_raft::Handle, group: &task::Group) {
+        tasks::follow_leadership(&self.shared, &raft, group);
+        self.attach_consensus(Arc::new(raft), group);
+    }
+
+    pub(crate) fn attach_consensus(&self, consensus: Arc<dyn Consensus>, group: &task::Group) {
+        if self.shared.consensus.set(consensus).is_err() {
+            tracing::warn!("store is attached already");
+            return;
+        }
+        tasks::expire_leases(self, group);
+        tasks::compact_automatically(self, group);
+        let watches = Arc::clone(&self.shared.watches);
+        let stopping = group.token();
+        group.spawn("store-stop", async move {
+            stopping.cancelled().await;
+            watches.hub.stop();
+        });
+    }
+
+    /// Reads keys; linearizable unless the request says otherwise.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        check::range(&request)?;
+        if !request.serializable {
+            self.barrier().await?;
+        }
+        let short = request.range_end.is_empty();
+        self.read(short, move |view| read_range(view, &request)).await
+    }
+
+    /// Reads keys in bounded parts, all at the revision of the first. Only the last part has header, `more` and `count`.
+    pub async fn range_stream(
+        &self,
+        request: RangeRequest,
+    ) -> Result<impl Stream<Item = Result<RangeResponse, StoreError>> + Send + use<>, StoreError> {
+        check::range(&request)?;
+        if !request.serializable {
+            self.barrier().await?;
+        }
+        Ok(crate::mvcc::stream::parts(self.clone(), request))
+    }
+
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
+        check::put(&request)?;
+        let (mut answer, revision): (PutResponse, _) =
+            self.write(Operation::Put(Bytes::from(request.encode_to_vec())), None).await?;
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, StoreError> {
+        check::delete_range(&request)?;
+        let (mut answer, revision): (DeleteRangeResponse, _) =
+            self.write(Operation::DeleteRange(Bytes::from(request.encode_to_vec())), None).await?;
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// Compares and writes atomically. With a fence it is refused in any other term than that (I9).
+    pub async fn txn(&self, request: TxnRequest, fence: Option<u64>) -> Result<TxnResponse, StoreError> {
+        check::txn(&request)?;
+        if apply::is_read_only(&request) {
+            return self.read_txn(request).await;
+        }
+        let (mut answer, revision): (TxnResponse, _) =
+            self.write(Operation::Txn(Bytes::from(request.encode_to_vec())), fence).await?;
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// Forgets history before `revision`. With `physical` it returns once this member has removed it from disk.
+    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, StoreError> {
+        let (mut answer, revision): (CompactionResponse, _) =
+            self.write(Operation::Compact(request.revision), None).await?;
+        if request.physical {
+            let mut progress = self.shared.scrub.progress();
+            let done = progress.wait_for(|&through| through >= request.revision);
+            // The compaction itself is done; a slow scrub goes on alone.
+            let _ = clock::timeout(self.shared.options.request_timeout, done).await;
+        }
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// Grants a lease; id 0 lets the store choose one.
+    pub async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, StoreError> {
+        if request.ttl > limits::LEASE_TTL_MAX {
+            return Err(StoreError::LeaseTtlTooLarge);
+        }
+        let ttl_seconds = request.ttl.max(self.shared.options.lease_ttl_min);
+        loop {
+            // Chosen here, not while applying: apply has no randomness (I4).
+            let id = if request.id == 0 { (rng::u64() >> 1).cast_signed().max(1) } else { request.id };
+            let granted = self.write(Operation::LeaseGrant(LeaseGrant { id, ttl_seconds }), None).await;
+            let (mut answer, revision): (LeaseGrantResponse, _) = match granted {
+                Err(StoreError::LeaseExists) if request.id == 0 => continue,
+                other => other?,
+            };
+            answer.header = self.header(revision);
+            return Ok(answer);
+        }
+    }
+
+    /// Ends a lease and deletes its keys, in one revision.
+    pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, StoreError> {
+        let (mut answer, revision): (LeaseRevokeResponse, _) = self.write(Operation::LeaseRevoke(id), None).await?;
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// Gives a lease its full time again; TTL 0 says that there is no such lease.
+    pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
+        let header = self.header(self.revision());
+        let ttl = match self.propose(Operation::LeaseRenew(id), None).await {
+            Ok((Outcome::LeaseTtlSeconds(ttl), _)) => ttl,
+            Ok(_) => return Err(StoreError::Malformed),
+            Err(StoreError::LeaseNotFound) => 0,
+            Err(error) => return Err(error),
+        };
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
+    }
+
+    /// The time a lease has left, and its keys if asked; TTL -1 says that there is no such lease.
+    pub async fn lease_time_to_live(
+        &self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, StoreError> {
+        self.barrier().await?;
+        let id = request.id;
+        let header = self.header(self.revision());
+        let Some((granted_ttl, ttl)) = self.shared.leases.time_to_live(id) else {
+            return Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
+        };
+        let keys = match request.keys {
+            true => self.read(false, move |view| view.lease_keys(id).map_err(StoreError::storage)).await?,
+            false => Vec::new(),
+        };
+        Ok(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
+    }
+
+    /// All leases this member knows of.
+    pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
+        self.barrier().await?;
+        let leases = self.shared.leases.ids().into_iter().map(|id| LeaseStatus { id }).collect();
+        Ok(LeaseLeasesResponse { header: self.header(self.revision()), leases })
+    }
+
+    /// Opens a watch.
+    pub fn watch(&self, options: WatchOptions) -> Result<Watcher, WatchError> {
+        Watcher::new(&self.shared.watches, &options)
+    }
+
+    /// The CRC-32C of the key space up to `revision` (0: now), as etcd computes it; with the revision it is of.
+    pub async fn hash_kv(&self, revision: i64) -> Result<(u32, i64), StoreError> {
+        self.read(false, move |view| {
+            let at = readable(view, revision)?;
+            hash::hash_kv(view, at).map(|hash| (hash, at)).map_err(StoreError::storage)
+        })
+        .await
+    }
+
+    /// The revision applied on this member.
+    pub fn revision(&self) -> i64 {
+        self.shared.revision.load(Ordering::Acquire)
+    }
+
+    /// Everything before it is unreadable; 0 if nothing was ever compacted.
+    pub fn compact_revision(&self) -> i64 {
+        self.shared.compacted.load(Ordering::Acquire)
+    }
+
+    /// Waits until this member has applied everything committed before the call; returns its revision.
+    pub async fn read_barrier(&self) -> Result<i64, StoreError> {
+        self.barrier().await?;
+        Ok(self.revision())
+    }
+
+    pub fn status(&self) -> StoreStatus {
+        let (db_size, db_size_in_use) = self.shared.engine.current().size();
+        StoreStatus {
+            cluster_id: self.shared.options.cluster_id,
+            member_id: self.shared.options.member_id,
+            revision: self.revision(),
+            compact_revision: self.compact_revision(),
+            standing: self.standing(),
+            db_size,
+            db_size_in_use,
+            watchers: self.shared.watches.hub.len(),
+        }
+    }
+
+    /// The cluster's servers, in the order of their ids.
+    pub fn members(&self) -> Vec<Member> {
+        let mut members = self.shared.consensus().map(|consensus| consensus.members()).unwrap_or_default();
+        members.sort_by_key(|member| member.id);
+        members
+    }
+
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.subscribe()
+    }
+
+    pub fn options(&self) -> &StoreOptions {
+        &self.shared.options
+    }
+
+    pub(crate) fn watches(&self) -> &Arc<Watches> {
+        &self.shared.watches
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.shared.consensus().map(|consensus| consensus.standing()).unwrap_or_default()
+    }
+
+    /// The header of an answer read at `revision` (I7).
+    pub(crate) fn header(&self, revision: i64) -> Option<ResponseHeader> {
+        let StoreOptions { cluster_id, member_id, .. } = self.shared.options;
+        Some(ResponseHeader { cluster_id, member_id, revision, raft_term: self.standing().term })
+    }
+
+    /// Runs `read` on a consistent view: here if it is short, else on a blocking thread, a bounded number at a time.
+    pub(crate) async fn read<T, F>(&self, short: bool, read: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&View<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        let generation = self.shared.engine.current();
+        let run = move || read(&generation.view().map_err(StoreError::storage)?);
+        if short {
+            return run();
+        }
+        let _permit = self.shared.readers.acquire().await.map_err(|_| StoreError::Stopped)?;
+        tokio::task::spawn_blocking(run).await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, StoreError> {
+        if !apply::is_serializable(&request) {
+            self.barrier().await?;
+        }
+        let mut operations = request.success.iter().chain(&request.failure);
+        let short = request.compare.iter().all(|compare| compare.range_end.is_empty())
+            && operations.all(|operation| operation.encoded_len() < 512 && !has_end(operation));
+        let mut answer = self.read(short, move |view| run_read_txn(view, &request)).await?;
+        let revision = answer.header.map_or(0, |header| header.revision);
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// Waits for a read index, through elections, until the time is over.
+    async fn barrier(&self) -> Result<(), StoreError> {
+        let consensus = self.shared.consensus()?;
+        let deadline = clock::now() + self.shared.options.request_timeout;
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            match clock::timeout(left, consensus.read_index()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(ReadFailure::Stopped)) => return Err(StoreError::Stopped),
+                Ok(Err(ReadFailure::Unconfirmed)) => clock::sleep(backoff.next_delay()).await,
+                Err(_) => return Err(StoreError::ReadTimeout),
+            }
+        }
+    }
+
+    async fn write<A: Message + Default>(
+        &self,
+        operation: Operation,
+        fence: Option<u64>,
+    ) -> Result<(A, i64), StoreError> {
+        match self.propose(operation, fence).await? {
+            (Outcome::Answer(answer), revision) => {
+                A::decode(answer).map(|answer| (answer, revision)).map_err(|_| StoreError::Malformed)
+            }
+            _ => Err(StoreError::Malformed),
+        }
+    }
+
+    /// Proposes, and again while it is certain that nothing was logged; a lost answer is never asked for twice.
+    pub(crate) async fn propose(&self, operation: Operation, fence: Option<u64>) -> Result<(Outcome, i64), StoreError> {
+        let command = Bytes::from(Command { fence, operation: Some(operation) }.encode_to_vec());
+        if command.len() > limits::REQUEST_BYTES {
+            return Err(StoreError::TooLarge);
+        }
+        let consensus = self.shared.consensus()?;
+        let deadline = clock::now() + self.shared.options.request_timeout;
+        let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            match clock::timeout(left, consensus.propose(command.clone())).await {
+                Ok(Ok(reply)) => return read_reply(reply),
+                Ok(Err(ProposeFailure::NotSent)) => {
+                    let delay = backoff.next_delay();
+                    if clock::now() + delay >= deadline {
+                        return Err(StoreError::NoLeader);
+                    }
+                    clock::sleep(delay).await;
+                }
+                Ok(Err(ProposeFailure::Overloaded)) => return Err(StoreError::Overloaded),
+                Ok(Err(ProposeFailure::TooLarge)) => return Err(StoreError::TooLarge),
+                Ok(Err(ProposeFailure::Stopped)) => return Err(StoreError::Stopped),
+                Ok(Err(ProposeFailure::Unknown)) | Err(_) => return Err(StoreError::Unknown),
+            }
+        }
+    }
+}
+
+fn read_reply(reply: Bytes) -> Result<(Outcome, i64), StoreError> {
+    let reply = Reply::decode(reply).map_err(|_| StoreError::Malformed)?;
+    match reply.outcome {
+        Some(Outcome::Failure(failure)) => Err(StoreError::from(&failure)),
+        Some(outcome) => Ok((outcome, reply.revision)),
+        None => Err(StoreError::from(&Failure { reason: Reason::Unknown.into(), detail: 0 })),
+    }
+}
+
+impl Store {
+    /// The header that goes with a view, for reads that made their own answer.
+    pub(crate) fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.map_or(0, |header| header.revision);
+        *header = self.header(revision);
+    }
+}
+
+fn read_range(view: &View<'_>, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
+    let at = readable(view, request.revision)?;
+    let mut response = range::read(view, request, at).map_err(StoreError::storage)?;
+    response.header = apply::header(view.revision());
+    Ok(response)
+}
+
+/// The revision to read at: the current one unless asked otherwise; refused if it is compacted or not there yet.
+pub(crate) fn readable(view: &View<'_>, revision: i64) -> Result<i64, StoreError> {
+    match revision {
+        ..=0 => Ok(view.revision()),
+        revision if revision > view.revision() => Err(StoreError::FutureRevision),
+        revision if revision < view.compacted() => Err(StoreError::Compacted { compact_revision: view.compacted() }),
+        revision => Ok(revision),
+    }
+}
+
+fn run_read_txn(view: &View<'_>, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
+    let outcome = apply::read_txn(view, request).map_err(StoreError::storage)?;
+    outcome.map_err(|refusal| StoreError::from(&Failure { reason: refusal.reason.into(), detail: refusal.detail }))
+}
+
+fn has_end(operation: &pintle_proto::etcdserverpb::RequestOp) -> bool {
+    use pintle_proto::etcdserverpb::request_op::Request;
+    matches!(&operation.request, Some(Request::RequestRange(range)) if !range.range_end.is_empty())
+}

@@ -1,0 +1,101 @@
+//! What runs beside requests: following the leadership, ending leases, compacting history. The last two act on the leader only,
+//! and their proposals are void if the leadership changed (I9).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use pintle_base::{clock, task};
+use pintle_proto::store_v1::command::Operation;
+
+use crate::consensus::standing;
+use crate::error::StoreError;
+use crate::store::{Leadership, Shared, Store};
+
+/// Turns Raft's status into [`Leadership`], and restarts lease times whenever the leader changed.
+pub(crate) fn follow_leadership(shared: &Arc<Shared>, raft: &pintle_raft::Handle, group: &task::Group) {
+    let shared = Arc::clone(shared);
+    let mut status = raft.status_watch();
+    group.spawn_until_stopped("store-leadership", async move {
+        loop {
+            let now = standing(&status.borrow_and_update());
+            shared.set_leadership(Leadership { leading: now.leading, term: now.term, leader: now.leader });
+            if status.changed().await.is_err() {
+                shared.set_leadership(Leadership { leading: false, term: now.term, leader: None });
+                return;
+            }
+        }
+    });
+}
+
+impl Shared {
+    pub fn set_leadership(&self, now: Leadership) {
+        let mut restarted = false;
+        self.leadership.send_if_modified(|before| {
+            restarted = now.leader.is_some() && (before.leader, before.term) != (now.leader, now.term);
+            let changed = *before != now;
+            if restarted {
+                // Before anybody can act as the new leader.
+                self.leases.restart();
+            }
+            *before = now;
+            changed
+        });
+        if restarted {
+            tracing::info!(term = now.term, leader = now.leader, leading = now.leading, "leader changed");
+        }
+    }
+}
+
+/// Proposes the end of leases whose time is over.
+pub(crate) fn expire_leases(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    group.spawn_until_stopped("store-lease-expiry", async move {
+        let mut ticker = clock::ticker(crate::limits::LEASE_TICK);
+        let leadership = store.leadership();
+        loop {
+            ticker.tick().await;
+            let now = *leadership.borrow();
+            if !now.leading {
+                continue;
+            }
+            let mut proposals: FuturesUnordered<_> = store
+                .shared()
+                .leases
+                .take_due()
+                .into_iter()
+                .map(|expire| store.propose(Operation::LeaseExpire(expire), Some(now.term)))
+                .collect();
+            while let Some(ended) = proposals.next().await {
+                match ended {
+                    // Renewed, revoked, or led by another meanwhile: nothing to end.
+                    Ok(_) | Err(StoreError::LeaseNotFound | StoreError::Fenced { .. }) => (),
+                    Err(error) => tracing::debug!(%error, "lease was not ended, will retry"),
+                }
+            }
+        }
+    });
+}
+
+/// Compacts at the revision noted one interval ago, so that history of at least an interval stays readable.
+pub(crate) fn compact_automatically(store: &Store, group: &task::Group) {
+    let Some(interval) = store.options().auto_compaction.filter(|interval| *interval > Duration::ZERO) else { return };
+    let store = store.clone();
+    group.spawn_until_stopped("store-auto-compaction", async move {
+        let leadership = store.leadership();
+        let mut noted = store.revision();
+        loop {
+            clock::sleep(interval).await;
+            let now = *leadership.borrow();
+            if now.leading && noted > store.compact_revision() {
+                match store.propose(Operation::Compact(noted), Some(now.term)).await {
+                    Ok(_) => tracing::debug!(revision = noted, "history compacted"),
+                    Err(StoreError::Compacted { .. } | StoreError::Fenced { .. }) => (),
+                    Err(error) => tracing::warn!(%error, "history was not compacted, will retry"),
+                }
+            }
+            noted = store.revision();
+        }
+    });
+}
