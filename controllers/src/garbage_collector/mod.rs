@@ -1,0 +1,253 @@
+//! Deletes what nobody owns any more, of every kind the API serves, and carries out foreground and orphaning deletions.
+//!
+//! Flow: metadata watches of all deletable kinds → [`graph::Graph`] → queue of uids → verdict → write with uid and
+//! version as preconditions. Runs only while leading: the graph is made anew for each term, from consistent lists.
+//! Always holds: an object is deleted for a missing owner only after the API itself said that the owner is not there.
+
+pub mod graph;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::SelectAll;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, ResourceExt};
+use parking_lot::Mutex;
+use pintle_base::clock;
+use pintle_base::error::Chain;
+use pintle_client::WorkQueue;
+use serde_json::json;
+
+use crate::limits;
+use crate::runtime::{Lead, ReconcileError, api, is_conflict, is_not_found};
+use graph::{Graph, Node, Verdict};
+
+/// How long to wait before the kinds are discovered again after a failure.
+const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
+
+type Metadata = PartialObjectMeta<DynamicObject>;
+
+/// A resource whose objects can be owned, and how to reach them.
+struct Resource {
+    api: ApiResource,
+    namespaced: bool,
+}
+
+struct Collector {
+    resources: Vec<Resource>,
+    graph: Mutex<Graph>,
+    queue: WorkQueue<String>,
+    lead: Lead,
+}
+
+/// Collects garbage for one term; does not return.
+pub async fn run(lead: Lead) {
+    let resources = loop {
+        match discover(&lead).await {
+            Ok(resources) => break resources,
+            Err(error) => {
+                tracing::warn!(error = %Chain(&error), "garbage collector cannot discover kinds, will retry");
+                clock::sleep(DISCOVERY_RETRY).await;
+            }
+        }
+    };
+    tracing::debug!(kinds = resources.len(), "garbage collector watches");
+    let collector = Arc::new(Collector { resources, graph: Mutex::default(), queue: WorkQueue::new(), lead });
+    let work = collector.queue.clone();
+    let worker = Arc::clone(&collector);
+    tokio::join!(
+        collector.feed(),
+        work.drain(limits::WORKERS, |uid: String| {
+            let collector = Arc::clone(&worker);
+            async move { collector.attend(uid).await }
+        })
+    );
+}
+
+async fn discover(lead: &Lead) -> Result<Vec<Resource>, ReconcileError> {
+    let discovery = Discovery::new(lead.client.clone()).run().await.map_err(api("discover resources"))?;
+    Ok(discovery
+        .groups()
+        .flat_map(|group| group.recommended_resources())
+        .filter(|(_, capabilities)| [verbs::DELETE, verbs::LIST, verbs::WATCH].iter().all(|v| capabilities.supports_operation(v)))
+        // The same objects as in the core group; once is enough. Events own nothing that must be collected in order.
+        .filter(|(resource, _)| resource.plural != "events")
+        .map(|(api, capabilities)| Resource { api, namespaced: capabilities.scope == Scope::Namespaced })
+        .collect())
+}
+
+impl Collector {
+    /// Keeps the graph up to date from the watches of all kinds.
+    async fn feed(&self) {
+        let mut streams = SelectAll::new();
+        for (index, resource) in self.resources.iter().enumerate() {
+            let objects: Api<Metadata> = Api::all_with(self.lead.client.clone(), &resource.api);
+            let stream = watcher::watcher(objects, watcher::Config::default());
+            streams.push(Box::pin(stream.map(move |event| (index, event))));
+        }
+        let mut listing: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        while let Some((index, event)) = streams.next().await {
+            match event {
+                Ok(Event::Init) => drop(listing.insert(index, BTreeSet::new())),
+                Ok(Event::InitApply(object)) => {
+                    if let Some(seen) = listing.get_mut(&index) {
+                        seen.extend(object.uid());
+                    }
+                    self.changed(index, &object);
+                }
+                Ok(Event::InitDone) => {
+                    let seen = listing.remove(&index).unwrap_or_default();
+                    let known = self.graph.lock().uids_of(index);
+                    known.iter().filter(|uid| !seen.contains(*uid)).for_each(|uid| self.gone(uid));
+                }
+                Ok(Event::Apply(object)) => self.changed(index, &object),
+                Ok(Event::Delete(object)) => self.gone(&object.uid().unwrap_or_default()),
+                Err(error) => {
+                    tracing::debug!(error = %Chain(&error), kind = %self.resources[index].api.kind, "watch failed, goes on");
+                }
+            }
+        }
+    }
+
+    fn changed(&self, resource: usize, object: &Metadata) {
+        let Some(uid) = object.uid() else { return };
+        let node = Node::new(resource, &object.metadata);
+        let touched = self.graph.lock().set(&uid, node);
+        touched.into_iter().for_each(|uid| self.queue.add(uid));
+    }
+
+    fn gone(&self, uid: &str) {
+        let touched = self.graph.lock().remove(uid);
+        touched.into_iter().for_each(|uid| self.queue.add(uid));
+    }
+
+    async fn attend(&self, uid: String) {
+        match self.settle(&uid).await {
+            Ok(()) => self.queue.forget(&uid),
+            Err(error) => {
+                if !error.is_conflict() {
+                    tracing::warn!(error = %Chain(&error), uid, "collecting failed, will retry");
+                }
+                self.queue.add_after_failure(uid);
+            }
+        }
+    }
+
+    async fn settle(&self, uid: &str) -> Result<(), ReconcileError> {
+        let mut absent = BTreeSet::new();
+        loop {
+            let verdict = self.graph.lock().judge(uid, &absent);
+            match verdict {
+                Verdict::Nothing => return Ok(()),
+                Verdict::Ask(owners) => {
+                    let namespace = self.graph.lock().get(uid).map(|node| node.namespace.clone()).unwrap_or_default();
+                    for owner in owners {
+                        if !self.is_absent(&owner, &namespace).await? {
+                            // It lives, and its own event will put it into the graph.
+                            return Ok(());
+                        }
+                        absent.insert(owner.uid);
+                    }
+                }
+                Verdict::Delete { foreground } => return self.delete(uid, foreground).await,
+                Verdict::Release(gone) => return self.release(uid, &gone).await,
+                Verdict::DeleteDependents(list) => {
+                    for dependent in list {
+                        self.delete(&dependent, true).await?;
+                    }
+                    return Ok(());
+                }
+                Verdict::OrphanDependents(list) => {
+                    for dependent in list {
+                        self.release(&dependent, &[uid.to_owned()]).await?;
+                    }
+                    return Ok(());
+                }
+                Verdict::Finish(finalizer) => return self.finish(uid, finalizer).await,
+            }
+        }
+    }
+
+    /// Asks the API whether `owner`, seen from `namespace`, is gone: no such object, or another one under its name.
+    async fn is_absent(&self, owner: &OwnerReference, namespace: &str) -> Result<bool, ReconcileError> {
+        let found = self.resources.iter().find(|r| r.api.api_version == owner.api_version && r.api.kind == owner.kind);
+        // A kind we do not know may come back: its dependents stay, as upstream.
+        let Some(resource) = found else { return Ok(false) };
+        match self.objects(resource, namespace).get_metadata_opt(&owner.name).await {
+            Ok(None) => Ok(true),
+            Ok(Some(object)) => Ok(object.uid().as_ref() != Some(&owner.uid)),
+            Err(error) => Err(api("look for an owner")(error)),
+        }
+    }
+
+    fn objects(&self, resource: &Resource, namespace: &str) -> Api<DynamicObject> {
+        if resource.namespaced {
+            Api::namespaced_with(self.lead.client.clone(), namespace, &resource.api)
+        } else {
+            Api::all_with(self.lead.client.clone(), &resource.api)
+        }
+    }
+
+    fn find(&self, uid: &str) -> Option<(Api<DynamicObject>, Node)> {
+        let node = self.graph.lock().get(uid)?.clone();
+        Some((self.objects(&self.resources[node.resource], &node.namespace), node))
+    }
+
+    async fn delete(&self, uid: &str, foreground: bool) -> Result<(), ReconcileError> {
+        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
+        let has = |finalizer: &str| node.finalizers.iter().any(|name| name == finalizer);
+        let policy = if has(graph::ORPHAN) {
+            PropagationPolicy::Orphan
+        } else if foreground || has(graph::FOREGROUND) {
+            PropagationPolicy::Foreground
+        } else {
+            PropagationPolicy::Background
+        };
+        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+        let params =
+            DeleteParams { propagation_policy: Some(policy), preconditions: Some(preconditions), ..DeleteParams::default() };
+        tracing::debug!(kind = %self.resources[node.resource].api.kind, namespace = node.namespace, name = node.name, "collects");
+        settled(objects.delete(&node.name, &params).await.map(drop), "delete garbage")
+    }
+
+    /// Takes the references to the owners `gone` out of the object.
+    async fn release(&self, uid: &str, gone: &[String]) -> Result<(), ReconcileError> {
+        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
+        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read a dependent"))? else { return Ok(()) };
+        if object.uid().as_deref() != Some(uid) {
+            return Ok(());
+        }
+        let kept: Vec<&OwnerReference> =
+            object.metadata.owner_references.iter().flatten().filter(|owner| !gone.contains(&owner.uid)).collect();
+        let patch = json!({"metadata": {"resourceVersion": object.metadata.resource_version, "ownerReferences": kept}});
+        let written = objects.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        settled(written.map(drop), "release a dependent")
+    }
+
+    async fn finish(&self, uid: &str, finalizer: &str) -> Result<(), ReconcileError> {
+        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
+        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read an object"))? else { return Ok(()) };
+        if object.uid().as_deref() != Some(uid) {
+            return Ok(());
+        }
+        let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != finalizer).collect();
+        let patch = json!({"metadata": {"resourceVersion": object.metadata.resource_version, "finalizers": kept}});
+        let written = objects.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        settled(written.map(drop), "finish a deletion")
+    }
+}
+
+/// What is gone already is done.
+fn settled(result: Result<(), kube::Error>, what: &str) -> Result<(), ReconcileError> {
+    match result {
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) if is_conflict(&error) && what == "delete garbage" => Ok(()),
+        Err(error) => Err(api(what)(error)),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! Empties namespaces that are being deleted, pods first, and then lets them go.
+//!
+//! Always holds: the namespace's own finalizer is taken off only after every listable kind was seen empty in it, by
+//! consistent lists made after the deletion began.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::discovery::{Discovery, Scope, verbs};
+use kube::{Api, ResourceExt};
+use pintle_client::object::time_now;
+use pintle_client::{Key, SharedReflector};
+use serde_json::json;
+
+use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
+
+const FINALIZER: &str = "kubernetes";
+/// How soon to look again at what is still ending. Pods need their grace period.
+const AGAIN: Duration = Duration::from_millis(500);
+
+pub struct Namespaces {
+    namespaces: SharedReflector<Namespace>,
+}
+
+impl Namespaces {
+    pub fn new(context: &Context) -> Self {
+        Self { namespaces: context.reflectors.of() }
+    }
+}
+
+impl Controller for Namespaces {
+    const NAME: &'static str = "namespace";
+
+    fn watch(&self, intake: &Intake) {
+        intake.mapped(&self.namespaces, |namespace| {
+            namespace.metadata.deletion_timestamp.as_ref().map(|_| Key::of(&namespace.metadata))
+        });
+    }
+
+    fn all(&self) -> Vec<Key> {
+        let list = self.namespaces.list();
+        let ending = list.iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_some());
+        ending.map(|namespace| Key::of(&namespace.metadata)).collect()
+    }
+
+    async fn reconcile(&self, key: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
+        let Some(namespace) = self.namespaces.get(key) else { return Ok(Outcome::Done) };
+        let finalizers = namespace.spec.as_ref().and_then(|spec| spec.finalizers.clone()).unwrap_or_default();
+        if namespace.metadata.deletion_timestamp.is_none() || !finalizers.iter().any(|name| name == FINALIZER) {
+            return Ok(Outcome::Done);
+        }
+        let left = remaining(&key.name, lead).await?;
+        if !left.is_empty() {
+            tell(&namespace, &left, lead).await?;
+            return Ok(Outcome::After(AGAIN));
+        }
+        let mut freed = (*namespace).clone();
+        let kept = finalizers.into_iter().filter(|name| name != FINALIZER).collect();
+        freed.spec.get_or_insert_default().finalizers = Some(kept);
+        let stored: Api<Namespace> = Api::all(lead.client.clone());
+        match stored.replace_subresource("finalize", &key.name, &PostParams::default(), &freed).await {
+            Err(error) if is_not_found(&error) => Ok(Outcome::Done),
+            Err(error) if is_conflict(&error) => Ok(Outcome::After(AGAIN)),
+            Err(error) => Err(api("finalize the namespace")(error)),
+            Ok(_) => Ok(Outcome::Done),
+        }
+    }
+}
+
+/// Deletes what is in the namespace and returns how many objects of which resource are still there.
+async fn remaining(namespace: &str, lead: &Lead) -> Result<Vec<(String, usize)>, ReconcileError> {
+    let discovery = Discovery::new(lead.client.clone()).run().await.map_err(api("discover resources"))?;
+    let mut resources: Vec<ApiResource> = discovery
+        .groups()
+        .flat_map(|group| group.recommended_resources())
+        .filter(|(_, capabilities)| capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST))
+        .filter(|(_, capabilities)| capabilities.supports_operation(verbs::DELETE))
+        .map(|(resource, _)| resource)
+        .collect();
+    // Pods hold on to the other objects (volumes, accounts), so these wait for them.
+    resources.sort_by_key(|resource| resource.plural != "pods");
+    let mut left = Vec::new();
+    for resource in resources {
+        let count = empty(namespace, &resource, lead).await?;
+        if count > 0 {
+            left.push((resource.plural.clone(), count));
+            if resource.plural == "pods" {
+                break;
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// Deletes the objects of one resource; how many a list shows afterwards.
+async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<usize, ReconcileError> {
+    let objects: Api<DynamicObject> = Api::namespaced_with(lead.client.clone(), namespace, resource);
+    let what = || format!("empty {} of the namespace", resource.plural);
+    let list = |limit| ListParams { limit: Some(limit), ..ListParams::default() };
+    if objects.list_metadata(&list(1)).await.map_err(api(what()))?.items.is_empty() {
+        return Ok(0);
+    }
+    objects.delete_collection(&DeleteParams::background(), &ListParams::default()).await.map_err(api(what()))?;
+    let rest = objects.list_metadata(&list(500)).await.map_err(api(what()))?;
+    Ok(rest.items.len())
+}
+
+async fn tell(namespace: &Namespace, left: &[(String, usize)], lead: &Lead) -> Result<(), ReconcileError> {
+    let counts: Vec<String> = left.iter().map(|(resource, count)| format!("{resource} has {count} resource instances")).collect();
+    let message = format!("Some resources are remaining: {}", counts.join(", "));
+    let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let told = |condition: &NamespaceCondition| condition.message.as_deref() == Some(message.as_str());
+    if conditions.into_iter().any(told) {
+        return Ok(());
+    }
+    let condition = NamespaceCondition {
+        type_: "NamespaceContentRemaining".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("SomeResourcesRemain".to_owned()),
+        message: Some(message),
+        last_transition_time: Some(time_now()),
+    };
+    let stored: Api<Namespace> = Api::all(lead.client.clone());
+    let patch = json!({"status": {"conditions": [condition]}});
+    match stored.patch_status(&namespace.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+        Err(error) if !is_not_found(&error) => Err(api("tell what remains in the namespace")(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,206 @@
+//! Watches over nodes: silent ones become Unknown, conditions become taints, pods leave where they are not tolerated.
+//!
+//! Always holds: silence is measured on this process's clock from the last change of a node's Lease or status, never by
+//! comparing clocks; a new leader gives every node a full grace period; if most nodes are silent at once nothing is
+//! evicted, because then the fault is more likely ours (upstream's full disruption mode).
+
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use parking_lot::Mutex;
+use pintle_base::clock;
+use pintle_client::object::reference;
+use pintle_client::{Index, Key, Recorder, SharedReflector};
+use serde_json::json;
+
+use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
+use plan::{Heard, Stay};
+
+/// Namespace of the nodes' Leases.
+const LEASES: &str = "kube-node-lease";
+
+pub struct NodeLifecycle {
+    nodes: SharedReflector<Node>,
+    leases: SharedReflector<Lease>,
+    pods: SharedReflector<Pod>,
+    pods_by_node: Index<Pod>,
+    grace: Duration,
+    heard: Mutex<Heard>,
+    recorder: Recorder,
+}
+
+impl NodeLifecycle {
+    /// Nodes count as lost after `grace` without a sign of life.
+    pub fn new(context: &Context, grace: Duration) -> Self {
+        let pods: SharedReflector<Pod> = context.reflectors.of();
+        Self {
+            nodes: context.reflectors.of(),
+            leases: context.reflectors.of(),
+            pods_by_node: Index::new(&pods, |pod| pod.spec.as_ref()?.node_name.clone()),
+            pods,
+            grace,
+            heard: Mutex::default(),
+            recorder: context.recorder("node-controller"),
+        }
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::try_from(clock::wall()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+impl Controller for NodeLifecycle {
+    const NAME: &'static str = "node-lifecycle";
+
+    fn watch(&self, intake: &Intake) {
+        intake.every(&self.nodes);
+        intake.mapped(&self.leases, |lease| {
+            let ours = lease.metadata.namespace.as_deref() == Some(LEASES);
+            lease.metadata.name.clone().filter(|_| ours).map(Key::cluster)
+        });
+        // A pod that was just bound to a tainted node must leave it, too.
+        intake.mapped(&self.pods, |pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).map(Key::cluster));
+    }
+
+    fn all(&self) -> Vec<Key> {
+        self.nodes.keys()
+    }
+
+    fn begin(&self) {
+        *self.heard.lock() = Heard::default();
+    }
+
+    async fn reconcile(&self, key: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
+        let Some(node) = self.nodes.get(key) else {
+            self.heard.lock().forget(&key.name);
+            return Ok(Outcome::Done);
+        };
+        let now = now();
+        let since = self.heard.lock().note(&key.name, self.mark(&node), now);
+        let silent = now.duration_since(since);
+        let silent = Duration::try_from(silent).unwrap_or_default();
+        if silent >= self.grace {
+            return self.lost(&node, now, lead).await;
+        }
+        let mut next = self.grace - silent;
+        self.taint(&node, now, lead).await?;
+        if let Some(wait) = self.evict(&node, now, lead).await? {
+            next = next.min(wait);
+        }
+        Ok(Outcome::After(next))
+    }
+}
+
+impl NodeLifecycle {
+    /// What changes with each sign of life of the node.
+    fn mark(&self, node: &Node) -> String {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let lease = self.leases.get(&Key::new(LEASES, name));
+        let renewed = lease.as_ref().and_then(|lease| lease.spec.as_ref()).and_then(|spec| spec.renew_time.as_ref());
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let beat = conditions.filter_map(|condition| condition.last_heartbeat_time.as_ref().map(|time| time.0)).max();
+        format!("{:?} {beat:?}", renewed.map(|time| time.0))
+    }
+
+    async fn lost(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Outcome, ReconcileError> {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if let Some(conditions) = plan::silent_conditions(node, now) {
+            tracing::info!(node = name, silent = ?self.grace, "node fell silent");
+            let patch = json!({"status": {"conditions": conditions}});
+            let nodes: Api<Node> = Api::all(lead.client.clone());
+            match nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                Err(error) if is_not_found(&error) => return Ok(Outcome::Done),
+                Err(error) => return Err(api("mark a silent node")(error)),
+                Ok(_) => (),
+            }
+            self.recorder.normal(reference(node), "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
+            self.mark_pods(name, now, lead).await?;
+            // The event of our own write brings us back, with the conditions that taints follow.
+            return Ok(Outcome::Done);
+        }
+        self.taint(node, now, lead).await?;
+        let wait = self.evict(node, now, lead).await?;
+        Ok(wait.map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// Pods of a lost node are not ready: services must not send anything to them.
+    async fn mark_pods(&self, node: &str, now: Timestamp, lead: &Lead) -> Result<(), ReconcileError> {
+        for pod in self.pods_by_node.get(node) {
+            let ready = crate::endpoints::select::is_ready(&pod);
+            let (Some(name), Some(namespace), true) = (&pod.metadata.name, &pod.metadata.namespace, ready) else { continue };
+            let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "False",
+                "reason": "NodeLost", "lastTransitionTime": Time(now)}]}});
+            let pods: Api<Pod> = Api::namespaced(lead.client.clone(), namespace);
+            match pods.patch_status(name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                Err(error) if !is_not_found(&error) => return Err(api("mark a pod of a lost node")(error)),
+                _ => (),
+            }
+        }
+        Ok(())
+    }
+
+    async fn taint(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<(), ReconcileError> {
+        let Some(taints) = plan::taints(node, now) else { return Ok(()) };
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        // The version makes it a compare-and-swap: taints that people set meanwhile must not be lost.
+        let patch = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
+        let nodes: Api<Node> = Api::all(lead.client.clone());
+        match nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("taint a node")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Deletes the pods whose time on this node is over; returns when the next one's is.
+    async fn evict(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Option<Duration>, ReconcileError> {
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+        if !taints.iter().any(|taint| taint.effect == plan::NO_EXECUTE) || self.most_are_lost() {
+            return Ok(None);
+        }
+        let mut next: BTreeMap<Duration, ()> = BTreeMap::new();
+        for pod in self.pods_by_node.get(node.metadata.name.as_deref().unwrap_or_default()) {
+            if pod.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            match plan::stay(&pod, taints, now) {
+                Stay::Forever => (),
+                Stay::Until(end) if end > now => {
+                    next.insert(Duration::try_from(end.duration_since(now)).unwrap_or_default(), ());
+                }
+                Stay::Until(_) => self.delete(&pod, lead).await?,
+            }
+        }
+        Ok(next.into_keys().next())
+    }
+
+    async fn delete(&self, pod: &Arc<Pod>, lead: &Lead) -> Result<(), ReconcileError> {
+        let (Some(name), Some(namespace)) = (&pod.metadata.name, &pod.metadata.namespace) else { return Ok(()) };
+        self.recorder.normal(
+            reference(&**pod),
+            "TaintManagerEviction",
+            format!("Marking for deletion Pod {namespace}/{name}"),
+        );
+        let pods: Api<Pod> = Api::namespaced(lead.client.clone(), namespace);
+        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match pods.delete(name, &params).await {
+            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("evict a pod")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Every node is lost, and there is more than one: nothing could take their pods, so they stay.
+    fn most_are_lost(&self) -> bool {
+        let nodes = self.nodes.list();
+        nodes.len() > 1 && nodes.iter().all(|node| !plan::is_ready(node))
+    }
+}
