@@ -30,6 +30,7 @@
 //! - A term begins with caches that know the predecessor's last write; every write of the term carries its fence (I9).
 //! - One key is reconciled by one worker at a time; a failure is retried with backoff; no error is lost silently.
 
+pub mod deployment;
 pub mod limits;
 pub mod replicaset;
 pub mod replicationcontroller;
@@ -54,5 +55,6 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     let mut runtime = Runtime::new(context.clone());
     runtime.add(replicaset::controller(&context));
     runtime.add(replicationcontroller::controller(&context));
+    runtime.add(deployment::Deployments::new(&context));
     runtime.start(gate);
 }
