@@ -1,0 +1,66 @@
+//! The types openraft is parametrised with. Terms are plain numbers (`leader_id_std`), entries carry encoded batches.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
+use serde::{Deserialize, Serialize};
+
+use crate::apply::Machine;
+use crate::machine::{LogId, Peer};
+use crate::snapshot::SnapshotDir;
+
+openraft::declare_raft_types!(
+    pub(crate) TypeConfig:
+        D = Batch,
+        R = Replies,
+        NodeId = u64,
+        Node = Peer,
+        Term = u64,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
+pub(crate) type Entry = EntryOf<TypeConfig>;
+pub(crate) type RaftLogId = LogIdOf<TypeConfig>;
+pub(crate) type Vote = VoteOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Peer>;
+pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Arc<SnapshotDir>>;
+
+/// The commands of one entry: an encoded `pintle.raft.v1.Batch`. Cloning shares the bytes.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Batch(pub Bytes);
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// The answers to a batch's commands, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Replies(pub Vec<Bytes>);
+
+/// openraft's form of a position.
+pub(crate) fn raft_log_id(id: LogId) -> RaftLogId {
+    RaftLogId::new_term_index(id.term, id.index)
+}
+
+/// Our form of a position.
+pub(crate) fn log_id(id: RaftLogId) -> LogId {
+    LogId { term: id.leader_id.term, index: id.index }
+}
+
+/// The index after `id`: 0 if there is none.
+pub(crate) fn next_index(id: Option<RaftLogId>) -> u64 {
+    id.map_or(0, |id| id.index.saturating_add(1))
+}

@@ -1,0 +1,44 @@
+//! Consensus: one replicated log of opaque commands, applied in the same order by every member (L2, below `store`).
+//!
+//! A write's way: [`Handle::propose`] → [`propose`] (everything waiting becomes one entry) → openraft's core → [`log`]
+//! (one synced write) in parallel with [`transport`] (append streams to the followers) → quorum → [`apply`] (one thread,
+//! [`StateMachine::apply`]) → the caller. A read's way: [`Handle::read_index`] → [`read`] → leader → wait until applied.
+//!
+//! Always holds:
+//! - I1: commands are bytes. Nothing here knows what they mean.
+//! - I4, I6: an error of the log, of its disk or of the state machine is final: [`Handle::stopped`] tells, the process ends.
+//! - I14: a data directory that contradicts itself is refused at start ([`StartError`]).
+//! - openraft is seen by this crate alone (D2); none of its types is public.
+
+mod apply;
+mod bootstrap;
+mod codec;
+mod core;
+mod fatal;
+mod identity;
+pub mod limits;
+mod log;
+mod machine;
+mod mark;
+mod members;
+mod node;
+mod priority;
+mod propose;
+mod read;
+mod snapshot;
+mod start;
+mod status;
+mod transport;
+mod wire;
+
+pub use fatal::Fatal;
+pub use machine::{Applied, Committed, LogId, Payload, Peer, StateMachine};
+pub use members::ChangeError;
+pub use node::Handle;
+pub use propose::ProposeError;
+pub use read::ReadError;
+pub use start::{Options, StartError, Tls, start};
+pub use status::{PeerStatus, Role, Status};
+
+/// What precedes a server's name in the common name of its certificate.
+pub const CERTIFICATE_NAME_PREFIX: &str = "system:pintle:server:";

@@ -1,0 +1,150 @@
+//! Every bound of this crate, with its reason (I11).
+
+use std::time::Duration;
+
+/// Largest single command. Above what etcd (1.5 MiB) and Kubernetes (about 3 MiB) accept, so that the store's own limit
+/// answers first.
+pub const COMMAND_BYTES: usize = 4 << 20;
+
+/// Commands that become one log entry: one write batch of the state machine, some milliseconds of apply time.
+pub const BATCH_COMMANDS: usize = 1024;
+
+/// Bytes of commands in one log entry, unless its only command is larger: an entry must fit one message with room to spare.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Entries a member has proposed and not yet heard of. More does not raise throughput, it only makes batches smaller.
+pub const ENTRIES_IN_FLIGHT: usize = 4;
+
+/// Entries one follower may have in flight at the leader: its own bound, with room for its retries.
+pub const FORWARDED_IN_FLIGHT: usize = 64;
+
+/// Commands waiting to be batched. Beyond it callers hear `Overloaded`.
+pub const PROPOSALS_WAITING: usize = 16 * 1024;
+
+/// Bytes of commands waiting or in flight. Beyond it callers hear `Overloaded`.
+pub const PROPOSAL_BYTES: usize = 128 << 20;
+
+/// Committed entries not yet applied, beyond which nothing new is proposed: openraft's core waits on a full apply queue,
+/// and must never get there.
+pub const APPLY_LAG: u64 = 5000;
+
+/// How long a proposal or a read waits for a leader before it fails. A failover takes one to two seconds.
+pub const LEADER_WAIT: Duration = Duration::from_secs(5);
+
+/// Pause before a proposal or a read is tried again after "not the leader", if nothing tells that the leader changed.
+pub const LEADER_RETRY: Duration = Duration::from_millis(20);
+
+/// How long a follower waits for the answer to a forwarded batch or read index.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads waiting for one round of read index.
+pub const READS_WAITING: usize = 64 * 1024;
+
+/// Bytes of entries in one append message, unless its only entry is larger.
+pub const APPEND_BYTES: usize = 2 << 20;
+
+/// Entries in one append message.
+pub const APPEND_ENTRIES: u64 = 1024;
+
+/// Largest message accepted from a peer: an append with one full batch, its largest command and protocol overhead.
+pub const MESSAGE_BYTES: usize = 16 << 20;
+
+/// Append requests after which the leader ends the stream. An open stream keeps openraft from purging the log.
+pub const STREAM_REQUESTS: usize = 4096;
+
+/// Age at which the leader ends an append stream, for the same reason.
+pub const STREAM_AGE: Duration = Duration::from_secs(2);
+
+/// Bytes of recent entries kept in memory for replication and apply; entries not yet on disk are kept beyond it.
+pub const TAIL_BYTES: usize = 64 << 20;
+
+/// Operations waiting for the log writer. openraft's own windows are smaller; reaching it holds Raft's core back.
+pub const WRITER_QUEUE: usize = 4096;
+
+/// Bytes of entries in one synced write.
+pub const WRITE_BYTES: usize = 8 << 20;
+
+/// Largest record read from the log: an entry at its largest, with its head.
+pub const RECORD_BYTES: u64 = 32 << 20;
+
+/// Largest small record: vote, log id, membership of a thousand members, identity.
+pub const META_BYTES: u64 = 1 << 20;
+
+/// How far the low-water mark may trail the log in time.
+pub const MARK_AGE: Duration = Duration::from_secs(1);
+
+/// Chunks of entries waiting for the apply thread.
+pub const APPLY_QUEUE: usize = 64;
+
+/// Entries in one such chunk.
+pub const APPLY_CHUNK: usize = 64;
+
+/// Commands from openraft to its apply task. Filling it would stop Raft's core; entries are not held in it.
+pub const APPLY_COMMANDS: u64 = 64 * 1024;
+
+/// Bytes applied since the last snapshot that ask for the next one. Bounds the log to replay and to keep on disk.
+pub const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
+
+/// Entries applied since the last snapshot that ask for the next one.
+pub const SNAPSHOT_LOG_ENTRIES: u64 = 100_000;
+
+/// Entries kept in the log although a snapshot holds them, so that a member that was away shortly catches up by log. Also
+/// keeps purges far away from entries openraft is about to apply (its issue 2116).
+pub const ENTRIES_KEPT: u64 = 4096;
+
+/// Bytes of one snapshot chunk: small enough not to delay other traffic of the connection.
+pub const SNAPSHOT_CHUNK: usize = 256 << 10;
+
+/// Largest chunk accepted.
+pub const SNAPSHOT_CHUNK_ACCEPTED: usize = 4 << 20;
+
+/// Files in one snapshot.
+pub const SNAPSHOT_FILES: usize = 100_000;
+
+/// Length of a path in a manifest.
+pub const SNAPSHOT_PATH: usize = 512;
+
+/// Silence of the sender after which a snapshot transfer is given up.
+pub const SNAPSHOT_SILENCE: Duration = Duration::from_secs(10);
+
+/// How long the receiver may take to install a snapshot it has received.
+pub const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
+
+/// A learner may be promoted when at most so many entries are missing.
+pub const PROMOTE_LAG: u64 = 1000;
+
+/// Connecting to a peer, with TLS.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// A peer's part of the TLS handshake.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Handshakes going on at once. Members are few; the rest is somebody knocking.
+pub const HANDSHAKES: usize = 64;
+
+/// HTTP/2 pings: with the timeout below, a dead connection is found within two seconds.
+pub const PING_INTERVAL: Duration = Duration::from_millis(600);
+
+/// Silence after a ping that closes the connection.
+pub const PING_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// HTTP/2 flow-control windows, of streams and connections: several full append messages in flight.
+pub const WINDOW_BYTES: u32 = 16 << 20;
+
+/// Asking peers whether they already form a cluster.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// Pause between two rounds of asking.
+pub const PROBE_RETRY: Duration = Duration::from_millis(100);
+
+/// Handing leadership over before stopping.
+pub const HANDOVER: Duration = Duration::from_secs(3);
+
+/// Stopping the runtime of Raft; what still runs then is abandoned.
+pub const RUNTIME_STOP: Duration = Duration::from_secs(5);
+
+/// Threads of Raft's own runtime: one for its core, one for transport and timers.
+pub const RUNTIME_THREADS: usize = 2;
+
+/// Threads for blocking reads of old entries and snapshot files.
+pub const BLOCKING_THREADS: usize = 8;

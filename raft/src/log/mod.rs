@@ -1,0 +1,137 @@
+//! The replicated log on this member's disk: a RocksDB instance of its own (D4), written by one thread.
+//!
+//! Column families: `log` (big-endian index → entry) and `meta` (vote, purged, committed). Reads of recent entries come from
+//! memory ([`tail`]); everything older is on disk. [`writer`] turns all waiting operations into one synced write.
+//!
+//! Always holds: votes, appends, truncations and purges reach the disk in the order openraft gave them; no gaps; an entry
+//! can be read as soon as `append` returned; a callback runs only after the sync. [`open`] refuses a log that contradicts
+//! itself or the low-water mark (I14).
+
+mod open;
+mod store;
+mod tail;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rocksdb::DB;
+use tokio::sync::watch;
+
+use crate::codec::RecordError;
+use crate::core::{RaftLogId, Vote, log_id, next_index};
+use crate::machine::LogId;
+use tail::Tail;
+use writer::Queue;
+
+pub(crate) use open::open;
+pub(crate) use store::LogStore;
+pub(crate) use writer::Writer;
+
+/// Where the instance lies in the data directory.
+pub(crate) const DIR: &str = "log";
+
+const LOG: &str = "log";
+const META: &str = "meta";
+const VOTE: &[u8] = b"vote";
+const PURGED: &[u8] = b"purged";
+const COMMITTED: &[u8] = b"committed";
+
+/// Why the log cannot be used. Each sentence names the contradiction.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("open the raft log in {dir}", dir = .dir.display())]
+    RocksDb {
+        dir: PathBuf,
+        #[source]
+        source: rocksdb::Error,
+    },
+    #[error("open the low-water mark of the raft log")]
+    Mark {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("raft log record {what} is damaged")]
+    Record {
+        what: String,
+        #[source]
+        source: RecordError,
+    },
+    #[error("raft log has a gap: entry {want} is missing, the next one is {found}")]
+    Gap { want: u64, found: u64 },
+    #[error("raft log entry {index} says it is {found}")]
+    Misplaced { index: u64, found: LogId },
+    #[error("raft log goes back in time: entry {entry} follows term {term}")]
+    TermBackwards { entry: LogId, term: u64 },
+    #[error("raft log has entries but no vote")]
+    NoVote,
+    #[error("raft log ends with entry {last} but its vote is of term {term}")]
+    VoteBehind { last: LogId, term: u64 },
+    #[error("raft log lost its vote: term {mark} was promised, term {found} was found")]
+    VoteLost { mark: u64, found: u64 },
+    #[error("raft log lost entries: {mark} was synced, the log now ends with {found}", found = .found.map_or("nothing".to_owned(), |id| id.to_string()))]
+    EntriesLost { mark: LogId, found: Option<LogId> },
+    #[error("raft log holds {found} where {mark} was synced")]
+    EntryReplaced { mark: LogId, found: LogId },
+    #[error("low-water mark is missing although the raft log is not empty")]
+    MarkMissing,
+}
+
+/// What openraft, readers and the writer share.
+pub(crate) struct Shared {
+    db: DB,
+    state: Mutex<State>,
+    queue: Queue,
+    /// Index after the last entry on stable storage.
+    flushed: watch::Sender<u64>,
+}
+
+/// The log as openraft sees it: what was asked for, whether or not it has reached the disk.
+#[derive(Default)]
+struct State {
+    vote: Option<Vote>,
+    purged: Option<RaftLogId>,
+    committed: Option<RaftLogId>,
+    last: Option<RaftLogId>,
+    tail: Tail,
+    /// Counts truncations, so that a reader notices one that happened while it read from disk.
+    truncations: u64,
+}
+
+impl Shared {
+    /// Index after the last entry on stable storage.
+    pub fn flushed(&self) -> watch::Receiver<u64> {
+        self.flushed.subscribe()
+    }
+
+    pub fn last(&self) -> Option<LogId> {
+        self.state.lock().last.map(log_id)
+    }
+
+    pub fn purged(&self) -> Option<LogId> {
+        self.state.lock().purged.map(log_id)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.vote.is_none() && state.last.is_none()
+    }
+}
+
+impl State {
+    /// Indexes that the log holds, `first..end`.
+    fn bounds(&self) -> (u64, u64) {
+        (next_index(self.purged), next_index(self.last))
+    }
+}
+
+fn key(index: u64) -> [u8; 8] {
+    index.to_be_bytes()
+}
+
+/// The open log: what openraft writes to, and the thread behind it.
+pub(crate) struct Log {
+    pub shared: Arc<Shared>,
+    pub writer: Writer,
+}

@@ -1,0 +1,185 @@
+//! Opens the log and proves that it is whole: every record's checksum, no gaps, terms that only grow, a vote, and nothing
+//! missing of what the low-water mark says was synced (I14).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, LogLevel, Options, ReadOptions};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::{COMMITTED, DIR, LOG, Log, META, OpenError, PURGED, Queue, Shared, State, VOTE, Writer, key};
+use crate::codec;
+use crate::core::{RaftLogId, log_id, next_index};
+use crate::fatal::FatalCell;
+use crate::mark::{Mark, MarkFile};
+
+/// Opens or creates the log in `data_dir` and starts its writer.
+pub(crate) fn open(data_dir: &Path, fatal: FatalCell) -> Result<Log, OpenError> {
+    let dir = data_dir.join(DIR);
+    let fresh = !dir.exists();
+    let (mark, mark_created) = MarkFile::open(data_dir).map_err(|source| OpenError::Mark { source })?;
+    let db = open_db(&dir).map_err(|source| OpenError::RocksDb { dir: dir.clone(), source })?;
+    if fresh {
+        crate::identity::sync_dir(data_dir).map_err(|source| OpenError::Mark { source })?;
+    }
+    let state = load(&db).map_err(|error| error.named(&dir))?;
+    if mark_created && (state.vote.is_some() || state.last.is_some()) {
+        return Err(OpenError::MarkMissing);
+    }
+    check(&db, &state, mark.mark()).map_err(|error| error.named(&dir))?;
+    let flushed = watch::Sender::new(next_index(state.last));
+    let mut mark = mark;
+    // Everything read back is on stable storage: RocksDB has synced what it recovered.
+    mark.set(Mark { vote: state.vote, last: state.last }).map_err(|source| OpenError::Mark { source })?;
+    let shared = Arc::new(Shared { db, state: Mutex::new(state), queue: Queue::new(), flushed });
+    let writer = Writer::start(Arc::clone(&shared), mark, fatal).map_err(|source| OpenError::Mark { source })?;
+    Ok(Log { shared, writer })
+}
+
+fn open_db(dir: &Path) -> Result<DB, rocksdb::Error> {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    // A torn tail is a write that was never acknowledged; anything more is found by `check`.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    // The small family would otherwise keep every write-ahead file alive.
+    options.set_max_total_wal_size(256 << 20);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(3);
+    options.set_log_level(LogLevel::Warn);
+    let families = [
+        ColumnFamilyDescriptor::new("default", Options::default()),
+        ColumnFamilyDescriptor::new(LOG, log_options()),
+        ColumnFamilyDescriptor::new(META, Options::default()),
+    ];
+    DB::open_cf_descriptors(&options, dir, families)
+}
+
+/// Most entries are purged before they leave memory; those that do not must never stall the writer.
+fn log_options() -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(64 << 20);
+    options.set_max_write_buffer_number(6);
+    options.set_compression_type(rocksdb::DBCompressionType::None);
+    options.set_level_zero_file_num_compaction_trigger(8);
+    options.set_level_zero_slowdown_writes_trigger(1000);
+    options.set_level_zero_stop_writes_trigger(2000);
+    options
+}
+
+/// An error before the directory's name is known.
+enum LoadError {
+    RocksDb(rocksdb::Error),
+    Found(OpenError),
+}
+
+impl LoadError {
+    fn named(self, dir: &Path) -> OpenError {
+        match self {
+            Self::RocksDb(source) => OpenError::RocksDb { dir: dir.to_owned(), source },
+            Self::Found(error) => error,
+        }
+    }
+}
+
+impl From<rocksdb::Error> for LoadError {
+    fn from(error: rocksdb::Error) -> Self {
+        Self::RocksDb(error)
+    }
+}
+
+impl From<OpenError> for LoadError {
+    fn from(error: OpenError) -> Self {
+        Self::Found(error)
+    }
+}
+
+/// Reads the small records and every entry.
+fn load(db: &DB) -> Result<State, LoadError> {
+    let purged: Option<RaftLogId> = read_meta(db, PURGED)?.flatten();
+    let committed: Option<RaftLogId> = read_meta(db, COMMITTED)?.flatten();
+    let mut state = State { vote: read_meta(db, VOTE)?, purged, committed, last: purged, ..State::default() };
+    let Some(log) = db.cf_handle(LOG) else { return Ok(state) };
+    let mut want = next_index(purged);
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(key(want));
+    options.set_verify_checksums(true);
+    for item in db.iterator_cf_opt(log, options, IteratorMode::Start) {
+        let (found, record) = item?;
+        let index = <[u8; 8]>::try_from(&*found).map(u64::from_be_bytes).unwrap_or(u64::MAX);
+        if index != want {
+            return Err(OpenError::Gap { want, found: index }.into());
+        }
+        let entry = codec::decode_entry(&found, &record)
+            .map_err(|source| OpenError::Record { what: format!("{index}"), source })?;
+        if entry.log_id.index != index {
+            return Err(OpenError::Misplaced { index, found: log_id(entry.log_id) }.into());
+        }
+        let term = state.last.map_or(0, |id| id.leader_id.term);
+        if entry.log_id.leader_id.term < term {
+            return Err(OpenError::TermBackwards { entry: log_id(entry.log_id), term }.into());
+        }
+        state.last = Some(entry.log_id);
+        state.tail.push(entry);
+        want += 1;
+        state.tail.shrink(want);
+    }
+    Ok(state)
+}
+
+fn read_meta<T: DeserializeOwned>(db: &DB, name: &[u8]) -> Result<Option<T>, LoadError> {
+    let Some(meta) = db.cf_handle(META) else { return Ok(None) };
+    let Some(record) = db.get_cf(meta, name)? else { return Ok(None) };
+    let what = String::from_utf8_lossy(name).into_owned();
+    Ok(Some(codec::decode(name, &record).map_err(|source| OpenError::Record { what, source })?))
+}
+
+/// Compares the log with itself and with the mark.
+fn check(db: &DB, state: &State, mark: Mark) -> Result<(), LoadError> {
+    let term = state.vote.map(|vote| vote.leader_id.term);
+    if let Some(last) = state.last {
+        match term {
+            None => return Err(OpenError::NoVote.into()),
+            Some(term) if term < last.leader_id.term => {
+                return Err(OpenError::VoteBehind { last: log_id(last), term }.into());
+            }
+            Some(_) => (),
+        }
+    }
+    if let Some(promised) = mark.vote
+        && !state.vote.is_some_and(|vote| vote >= promised)
+    {
+        let found = term.unwrap_or(0);
+        return Err(OpenError::VoteLost { mark: promised.leader_id.term, found }.into());
+    }
+    let Some(synced) = mark.last else { return Ok(()) };
+    if next_index(state.last) <= synced.index {
+        return Err(OpenError::EntriesLost { mark: log_id(synced), found: state.last.map(log_id) }.into());
+    }
+    if synced.index < next_index(state.purged) {
+        return Ok(());
+    }
+    let found = entry_at(db, state, synced.index)?;
+    if found != Some(synced) {
+        let found = found.map(log_id).unwrap_or_default();
+        return Err(OpenError::EntryReplaced { mark: log_id(synced), found }.into());
+    }
+    Ok(())
+}
+
+fn entry_at(db: &DB, state: &State, index: u64) -> Result<Option<RaftLogId>, LoadError> {
+    if let Some(entry) = state.tail.read(index, index + 1, usize::MAX).first()
+        && entry.log_id.index == index
+    {
+        return Ok(Some(entry.log_id));
+    }
+    let Some(log) = db.cf_handle(LOG) else { return Ok(None) };
+    let Some(record) = db.get_cf(log, key(index))? else { return Ok(None) };
+    let entry = codec::decode_entry(&key(index), &record)
+        .map_err(|source| OpenError::Record { what: format!("{index}"), source })?;
+    Ok(Some(entry.log_id))
+}

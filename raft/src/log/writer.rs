@@ -1,0 +1,329 @@
+//! The one thread that writes the log. It takes everything waiting, makes one RocksDB write batch of it, writes it with one
+//! sync, then runs the callbacks. So votes, appends, truncations and purges are one queue, first in, first out.
+//!
+//! Always holds: after the first error nothing is written any more (I6); every later operation fails with the same error.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use openraft::storage::IOFlushed;
+use parking_lot::{Condvar, Mutex};
+use pintle_base::clock;
+use rocksdb::{WriteBatch, WriteOptions};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::{COMMITTED, LOG, META, PURGED, Shared, VOTE, key, tail};
+use crate::codec;
+use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
+use crate::fatal::{Fatal, FatalCell};
+use crate::limits;
+use crate::mark::{Mark, MarkFile};
+
+/// One thing to write.
+pub(super) enum Operation {
+    Vote(Vote, oneshot::Sender<io::Result<()>>),
+    Append(Vec<Entry>, IOFlushed<TypeConfig>),
+    /// Keeps what is before this index; the id is the last entry kept.
+    Truncate(u64, Option<RaftLogId>),
+    Purge(RaftLogId),
+    Committed(Option<RaftLogId>),
+}
+
+/// Operations waiting, bounded by permits that the writer gives back.
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    room: Semaphore,
+}
+
+#[derive(Default)]
+struct Waiting {
+    operations: VecDeque<Operation>,
+    closed: bool,
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        Self { waiting: Mutex::default(), arrived: Condvar::new(), room: Semaphore::new(limits::WRITER_QUEUE) }
+    }
+
+    /// Adds an operation, waiting for room if there is none. openraft pushes from one task, so the order is its order.
+    pub async fn push(&self, operation: Operation) -> io::Result<()> {
+        let permit = self.room.acquire().await.map_err(|_| closed())?;
+        permit.forget();
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(closed());
+        }
+        waiting.operations.push_back(operation);
+        drop(waiting);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.room.close();
+        self.arrived.notify_one();
+    }
+
+    /// Waits for operations and takes them up to [`limits::WRITE_BYTES`]. `Some(empty)` when none came in time, `None` at
+    /// the end.
+    fn take(&self) -> Option<Vec<Operation>> {
+        let mut waiting = self.waiting.lock();
+        if waiting.operations.is_empty() && !waiting.closed {
+            self.arrived.wait_for(&mut waiting, limits::MARK_AGE);
+        }
+        if waiting.operations.is_empty() {
+            return if waiting.closed { None } else { Some(Vec::new()) };
+        }
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < limits::WRITE_BYTES {
+            let Some(operation) = waiting.operations.pop_front() else { break };
+            if let Operation::Append(entries, _) = &operation {
+                bytes += entries.iter().map(tail::size).sum::<usize>();
+            }
+            taken.push(operation);
+        }
+        drop(waiting);
+        self.room.add_permits(taken.len());
+        Some(taken)
+    }
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the raft log is closed")
+}
+
+/// The thread. Dropping it without [`Writer::stop`] leaves the thread to end when the queue is closed.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start(shared: Arc<Shared>, mark: MarkFile, fatal: FatalCell) -> io::Result<Self> {
+        let worker = Worker {
+            options: synced(),
+            lazy: WriteOptions::default(),
+            marked: clock::now(),
+            truncations: 0,
+            synced: mark.mark(),
+            mark,
+            failed: None,
+            fatal,
+            shared: Arc::clone(&shared),
+        };
+        let thread = thread::Builder::new().name("raft-log".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Writes what is waiting, then ends the thread. Blocks.
+    pub fn stop(mut self) {
+        self.shared.queue.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the raft log's writer had panicked");
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    options: WriteOptions,
+    lazy: WriteOptions,
+    mark: MarkFile,
+    /// What the log holds on stable storage: what the mark may be raised to.
+    synced: Mark,
+    marked: clock::Instant,
+    /// Truncations written so far.
+    truncations: u64,
+    failed: Option<String>,
+    fatal: FatalCell,
+}
+
+/// What a batch of operations amounts to.
+#[derive(Default)]
+struct Plan {
+    batch: WriteBatch,
+    sync: bool,
+    vote: Option<Vote>,
+    /// The smallest index truncated from, and the entry before it.
+    truncated: Option<(u64, Option<RaftLogId>)>,
+    truncations: u64,
+    last: Option<Option<RaftLogId>>,
+    purged: Option<RaftLogId>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        crate::priority::raise();
+        while let Some(operations) = self.shared.queue.take() {
+            if !operations.is_empty() {
+                let result = self.write(&operations);
+                answer(operations, result);
+            }
+            if self.failed.is_none()
+                && self.marked.elapsed() >= limits::MARK_AGE
+                && let Err(error) = self.raise_mark()
+            {
+                self.fail(&error);
+            }
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.raise_mark()
+        {
+            self.fail(&error);
+        }
+    }
+
+    fn write(&mut self, operations: &[Operation]) -> Result<(), String> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        self.try_write(operations).map_err(|error| self.fail(&error))
+    }
+
+    fn fail(&mut self, error: &io::Error) -> String {
+        let text = error.to_string();
+        self.fatal.report(Fatal::Log(text.clone()));
+        self.failed = Some(text.clone());
+        text
+    }
+
+    fn try_write(&mut self, operations: &[Operation]) -> io::Result<()> {
+        let plan = self.plan(operations)?;
+        if let Some((_, kept)) = plan.truncated {
+            self.lower_mark(kept)?;
+        }
+        let options = if plan.sync { &self.options } else { &self.lazy };
+        self.shared.db.write_opt(plan.batch, options).map_err(io::Error::other)?;
+        if let Some(last) = plan.last {
+            self.synced.last = last;
+        }
+        if let Some(vote) = plan.vote {
+            self.synced.vote = Some(vote);
+            self.raise_mark()?;
+        }
+        self.truncations += plan.truncations;
+        if let Some(last) = plan.last {
+            self.publish(next_index(last));
+        }
+        if let Some(purged) = plan.purged {
+            self.drop_files(purged);
+        }
+        Ok(())
+    }
+
+    /// Tells how far the log is on stable storage; not while a truncation is waiting that takes some of it back.
+    fn publish(&self, flushed: u64) {
+        let mut state = self.shared.state.lock();
+        if state.truncations == self.truncations {
+            state.tail.shrink(flushed);
+            self.shared.flushed.send_replace(flushed);
+        }
+    }
+
+    fn plan(&self, operations: &[Operation]) -> io::Result<Plan> {
+        let log = self.shared.db.cf_handle(LOG).ok_or_else(|| io::Error::other("column family log is missing"))?;
+        let meta = self.shared.db.cf_handle(META).ok_or_else(|| io::Error::other("column family meta is missing"))?;
+        let mut plan = Plan::default();
+        for operation in operations {
+            match operation {
+                Operation::Vote(vote, _) => {
+                    plan.batch.put_cf(meta, VOTE, codec::encode(VOTE, vote).map_err(io::Error::other)?);
+                    plan.vote = Some(*vote);
+                    plan.sync = true;
+                }
+                Operation::Append(entries, _) => {
+                    for entry in entries {
+                        let key = key(entry.log_id.index);
+                        plan.batch.put_cf(log, key, codec::encode_entry(&key, entry).map_err(io::Error::other)?);
+                    }
+                    if let Some(entry) = entries.last() {
+                        plan.last = Some(Some(entry.log_id));
+                    }
+                    plan.sync = true;
+                }
+                Operation::Truncate(from, kept) => {
+                    // Indexes never reach the largest number, so the exclusive end covers them all.
+                    plan.batch.delete_range_cf(log, key(*from), key(u64::MAX));
+                    if plan.truncated.is_none_or(|(smallest, _)| *from < smallest) {
+                        plan.truncated = Some((*from, *kept));
+                    }
+                    plan.truncations += 1;
+                    plan.last = Some(*kept);
+                    plan.sync = true;
+                }
+                Operation::Purge(upto) => {
+                    plan.batch.put_cf(meta, PURGED, codec::encode(PURGED, &Some(*upto)).map_err(io::Error::other)?);
+                    plan.batch.delete_range_cf(log, key(0), key(upto.index.saturating_add(1)));
+                    plan.purged = Some(*upto);
+                    let last = plan.last.unwrap_or(self.synced.last);
+                    if next_index(last) <= upto.index {
+                        // The snapshot reaches beyond the log, which now begins after it.
+                        plan.last = Some(Some(*upto));
+                        plan.sync = true;
+                    }
+                }
+                Operation::Committed(committed) => {
+                    plan.batch.put_cf(meta, COMMITTED, codec::encode(COMMITTED, committed).map_err(io::Error::other)?);
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Before entries after `kept` go, the file must not promise them any more.
+    fn lower_mark(&mut self, kept: Option<RaftLogId>) -> io::Result<()> {
+        let mark = self.mark.mark();
+        if next_index(mark.last) > next_index(kept) {
+            self.mark.set(Mark { last: kept, ..mark })?;
+        }
+        Ok(())
+    }
+
+    fn raise_mark(&mut self) -> io::Result<()> {
+        self.marked = clock::now();
+        self.mark.set(self.synced)
+    }
+
+    /// Gives whole files of purged entries back; the range deletion does the rest.
+    fn drop_files(&self, purged: RaftLogId) {
+        if let Some(log) = self.shared.db.cf_handle(LOG)
+            && let Err(error) = self.shared.db.delete_file_in_range_cf(log, key(0), key(purged.index))
+        {
+            tracing::warn!(%error, "cannot drop files of purged log entries, compaction will");
+        }
+    }
+}
+
+fn answer(operations: Vec<Operation>, result: Result<(), String>) {
+    let outcome = || result.clone().map_err(io::Error::other);
+    for operation in operations {
+        match operation {
+            Operation::Vote(_, done) => {
+                // The asker may be gone; the write stands.
+                let _ = done.send(outcome());
+            }
+            Operation::Append(_, callback) => callback.io_completed(outcome()),
+            Operation::Truncate(..) | Operation::Purge(_) | Operation::Committed(_) => (),
+        }
+    }
+}

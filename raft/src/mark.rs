@@ -1,0 +1,129 @@
+//! The low-water mark: a small file outside the log that says what the log must at least hold (I14). A log restored from an
+//! old copy, or whose synced tail was lost, is found by comparing the two.
+//!
+//! Always holds: the file never promises more than has been synced in the log. So it is lowered before the log is truncated
+//! and raised after the log was synced. Votes are recorded before they are answered.
+//!
+//! Two slots are written in turn, so that a crash while writing leaves the other one intact.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec;
+use crate::core::{RaftLogId, Vote};
+
+pub(crate) const FILE: &str = "low-water-mark";
+const SLOT: u64 = 256;
+
+/// A lower bound of what the log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub vote: Option<Vote>,
+    /// This entry was synced and has not been truncated; it may have been purged.
+    pub last: Option<RaftLogId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Slot {
+    sequence: u64,
+    mark: Mark,
+}
+
+/// The open file.
+pub(crate) struct MarkFile {
+    file: File,
+    sequence: u64,
+    mark: Mark,
+}
+
+impl MarkFile {
+    /// Opens the file in `dir`, creating it if it is missing. Returns whether it had to be created.
+    pub fn open(dir: &Path) -> io::Result<(Self, bool)> {
+        let path = dir.join(FILE);
+        let created = !path.exists();
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
+        let mut opened = match newest {
+            Some(slot) => Self { file, sequence: slot.sequence, mark: slot.mark },
+            None if created => Self { file, sequence: 0, mark: Mark::default() },
+            None => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "both slots of the low-water mark are damaged"));
+            }
+        };
+        if created {
+            opened.store(Mark::default())?;
+            crate::identity::sync_dir(dir)?;
+        }
+        Ok((opened, created))
+    }
+
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Replaces the mark, durably. Does nothing if it is the same.
+    pub fn set(&mut self, mark: Mark) -> io::Result<()> {
+        if mark == self.mark { Ok(()) } else { self.store(mark) }
+    }
+
+    fn store(&mut self, mark: Mark) -> io::Result<()> {
+        let slot = Slot { sequence: self.sequence + 1, mark };
+        let place = slot.sequence % 2;
+        let record = codec::encode(&[place as u8], &slot).map_err(io::Error::other)?;
+        let mut padded = vec![0; SLOT as usize];
+        padded[0] = u8::try_from(record.len()).map_err(io::Error::other)?;
+        padded[1..=record.len()].copy_from_slice(&record);
+        self.file.write_all_at(&padded, place * SLOT)?;
+        self.file.sync_data()?;
+        self.sequence = slot.sequence;
+        self.mark = mark;
+        Ok(())
+    }
+}
+
+fn read_slot(file: &File, place: u64) -> Option<Slot> {
+    let mut padded = [0; SLOT as usize];
+    file.read_exact_at(&mut padded, place * SLOT).ok()?;
+    let record = padded.get(1..=usize::from(padded[0]))?;
+    codec::decode(&[place as u8], record).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::raft_log_id;
+    use crate::machine::LogId;
+
+    fn mark(term: u64, index: u64) -> Mark {
+        Mark { vote: Some(Vote::new(term, 2)), last: Some(raft_log_id(LogId { term, index })) }
+    }
+
+    #[test]
+    fn the_newest_mark_is_found_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut file, created) = MarkFile::open(dir.path()).expect("open");
+        assert!(created);
+        for index in 1..=3 {
+            file.set(mark(1, index)).expect("set");
+        }
+        let (file, created) = MarkFile::open(dir.path()).expect("open");
+        assert!(!created);
+        assert_eq!(file.mark(), mark(1, 3));
+    }
+
+    #[test]
+    fn a_torn_write_leaves_the_previous_mark() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (mut file, _) = MarkFile::open(dir.path()).expect("open");
+        file.set(mark(1, 1)).expect("set");
+        file.set(mark(1, 2)).expect("set");
+        let torn = file.sequence % 2;
+        file.file.write_all_at(&[0xff; 20], torn * SLOT + 10).expect("tear");
+        let (file, _) = MarkFile::open(dir.path()).expect("open");
+        assert_eq!(file.mark(), mark(1, 1));
+    }
+}

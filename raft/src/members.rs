@@ -1,0 +1,198 @@
+//! Changes of members and of the leader. They are made by the leader; other members pass them on to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use pintle_base::clock;
+use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::change_request::Change as Wire;
+
+use crate::core::{TypeConfig, next_index};
+use crate::limits;
+use crate::machine::Peer;
+use crate::node::Node;
+use crate::propose::{Refused, failed, not_leader, refused};
+use crate::wire::{self, WireError};
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nothing was changed.
+    #[error("no leader")]
+    NoLeader,
+    /// Nothing was changed and nothing will be by the same request.
+    #[error("{0}")]
+    Refused(String),
+    #[error("raft has stopped")]
+    Stopped,
+    /// The change may have been made, or may yet be.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// What is to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    AddLearner(Peer),
+    Promote(u64),
+    Remove(u64),
+    TransferLeader(Option<u64>),
+}
+
+impl From<Change> for Wire {
+    fn from(change: Change) -> Self {
+        match change {
+            Change::AddLearner(peer) => Self::AddLearner(wire::to_member(&peer)),
+            Change::Promote(id) => Self::Promote(id),
+            Change::Remove(id) => Self::Remove(id),
+            Change::TransferLeader(to) => Self::TransferLeader(to.unwrap_or(0)),
+        }
+    }
+}
+
+impl TryFrom<Option<Wire>> for Change {
+    type Error = WireError;
+
+    fn try_from(change: Option<Wire>) -> Result<Self, WireError> {
+        Ok(match change.ok_or(WireError::Missing("change"))? {
+            Wire::AddLearner(member) => Self::AddLearner(wire::from_member(member)),
+            Wire::Promote(id) => Self::Promote(id),
+            Wire::Remove(id) => Self::Remove(id),
+            Wire::TransferLeader(to) => Self::TransferLeader((to != 0).then_some(to)),
+        })
+    }
+}
+
+/// Has `change` made, by this member or by the leader it knows of.
+pub(crate) async fn change(node: &Node, change: Change) -> Result<(), ChangeError> {
+    let deadline = clock::now() + limits::LEADER_WAIT;
+    loop {
+        let made = match node.leader() {
+            Some(leader) if leader == node.me().id => node.change_as_leader(change.clone()).await,
+            Some(leader) => ask(node, leader, change.clone()).await,
+            None => Err(Refused::NotLeader(None)),
+        };
+        match made {
+            Ok(()) => return Ok(()),
+            Err(Refused::NotLeader(_) | Refused::Overloaded) if clock::now() >= deadline => {
+                return Err(ChangeError::NoLeader);
+            }
+            Err(Refused::NotLeader(_) | Refused::Overloaded) => node.leader_changed_or(limits::LEADER_RETRY).await,
+            Err(Refused::Invalid(reason)) => return Err(ChangeError::Refused(reason)),
+            Err(Refused::Stopped) => return Err(ChangeError::Stopped),
+            Err(Refused::Unknown(reason)) => return Err(ChangeError::Unknown(reason)),
+        }
+    }
+}
+
+async fn ask(node: &Node, leader: u64, change: Change) -> Result<(), Refused> {
+    let link = node.link(leader).ok_or(Refused::NotLeader(None))?;
+    let response: pb::ChangeResponse = link.change(change.into()).await.map_err(|status| failed(&status))?;
+    response.refusal.map_or(Ok(()), |refusal| Err(refused(refusal)))
+}
+
+impl Node {
+    /// Makes a change, here.
+    pub async fn change_as_leader(&self, change: Change) -> Result<(), Refused> {
+        let status = self.current();
+        if !status.is_leader() {
+            return Err(Refused::NotLeader(status.leader));
+        }
+        let known = |id: u64| status.peers.iter().find(|known| known.peer.id == id);
+        let unknown = |id: u64| Refused::Invalid(format!("there is no member {id}"));
+        match change {
+            Change::AddLearner(peer) => {
+                check_new(&peer, &status.peers)?;
+                written(self.raft.add_learner(peer.id, peer, false).await.map(drop))
+            }
+            Change::Promote(id) => {
+                if known(id).ok_or_else(|| unknown(id))?.voter {
+                    return Ok(());
+                }
+                self.check_caught_up(id)?;
+                let voters = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+                written(self.raft.change_membership(voters, true).await.map(drop))
+            }
+            Change::Remove(id) => {
+                let ids = BTreeSet::from([id]);
+                let Some(found) = known(id) else { return Ok(()) };
+                if found.voter && status.voters().count() == 1 {
+                    return Err(Refused::Invalid("the last voter cannot be removed".to_owned()));
+                }
+                let change: ChangeMembers<u64, Peer> =
+                    if found.voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
+                written(self.raft.change_membership(change, false).await.map(drop))
+            }
+            Change::TransferLeader(to) => self.transfer(to).await,
+        }
+    }
+
+    /// Refuses to promote a learner that would hold up every write until it has caught up.
+    fn check_caught_up(&self, id: u64) -> Result<(), Refused> {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)).copied().flatten();
+        let missing = metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(next_index(matched));
+        if missing > limits::PROMOTE_LAG || matched.is_none() {
+            return Err(Refused::Invalid(format!("member {id} has still to catch up: it lacks {missing} entries")));
+        }
+        Ok(())
+    }
+
+    /// Hands leadership to `to`, or to the voter whose log is longest, and waits until this member does not lead any more.
+    pub async fn transfer(&self, to: Option<u64>) -> Result<(), Refused> {
+        let id = self.me().id;
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        let voters: BTreeMap<u64, u64> = metrics
+            .membership_config
+            .voter_ids()
+            .filter(|voter| *voter != id)
+            .map(|voter| {
+                let matched = metrics.replication.as_ref().and_then(|all| all.get(&voter)).copied().flatten();
+                (voter, next_index(matched))
+            })
+            .collect();
+        let target = match to {
+            Some(to) if to == id => return Ok(()),
+            Some(to) if voters.contains_key(&to) => to,
+            Some(to) => return Err(Refused::Invalid(format!("member {to} does not vote"))),
+            None => match voters.iter().max_by_key(|(_, matched)| **matched) {
+                Some((voter, _)) => *voter,
+                None => return Err(Refused::Invalid("there is no other voter".to_owned())),
+            },
+        };
+        tracing::info!(to = target, "handing leadership over");
+        self.raft.trigger().transfer_leader(target).await.map_err(|_| Refused::Stopped)?;
+        let mut status = self.watch();
+        let left = status.wait_for(|status| status.leader.is_some_and(|leader| leader != id));
+        match clock::timeout(limits::HANDOVER, left).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(Refused::Stopped),
+            Err(_) => Err(Refused::Unknown("leadership was not taken over in time".to_owned())),
+        }
+    }
+}
+
+fn check_new(peer: &Peer, known: &[crate::PeerStatus]) -> Result<(), Refused> {
+    if peer.id == 0 || peer.name.is_empty() || peer.peer_addr.is_empty() {
+        return Err(Refused::Invalid("a member needs an id, a name and a peer address".to_owned()));
+    }
+    match known.iter().find(|k| k.peer.id == peer.id || k.peer.name == peer.name) {
+        Some(same) if same.peer.id == peer.id && same.peer.name == peer.name => Ok(()),
+        Some(other) => Err(Refused::Invalid(format!("member {} is called {}", other.peer.id, other.peer.name))),
+        None => Ok(()),
+    }
+}
+
+fn written(result: Result<(), RaftError<TypeConfig, ClientWriteError<TypeConfig>>>) -> Result<(), Refused> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+        Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+            Err(Refused::Unknown("the leader changed meanwhile".to_owned()))
+        }
+        Err(RaftError::APIError(error)) => Err(Refused::Invalid(error.to_string())),
+        Err(RaftError::Fatal(error)) => Err(Refused::Unknown(error.to_string())),
+    }
+}

@@ -1,0 +1,358 @@
+//! One running member: what its tasks share ([`Node`]) and what the rest of the process holds ([`Handle`]).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftMetrics;
+use parking_lot::Mutex;
+use pintle_base::clock;
+use pintle_proto::raft_v1 as pb;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::Applying;
+use crate::core::{Raft, TypeConfig, next_index};
+use crate::fatal::{Fatal, FatalCell};
+use crate::identity::Identity;
+use crate::limits;
+use crate::machine::Peer;
+use crate::members::{Change, ChangeError, change};
+use crate::propose::{Proposals, ProposeError};
+use crate::read::{ReadError, Reads};
+use crate::snapshot::Snapshots;
+use crate::status::{Status, status};
+use crate::transport::client::Link;
+use crate::transport::{Links, Me};
+
+/// What the tasks of a member share.
+pub(crate) struct Node {
+    pub raft: Raft,
+    pub links: Arc<Links>,
+    pub applying: Arc<Applying>,
+    pub snapshots: Arc<Snapshots>,
+    /// Held while a snapshot is received: one at a time.
+    pub receiving: tokio::sync::Mutex<()>,
+    /// The members given at start, for as long as the log names none.
+    pub founders: BTreeMap<u64, Peer>,
+    pub data_dir: PathBuf,
+    pub identity: Mutex<Identity>,
+    /// Must not vote yet, see [`crate::identity`].
+    pub joining: AtomicBool,
+    /// Ends the tasks.
+    pub stop: CancellationToken,
+    pub fatal: FatalCell,
+    /// How long a leader may go without hearing from a quorum.
+    pub lease: Duration,
+    status: watch::Sender<Status>,
+}
+
+impl Node {
+    pub fn new(
+        raft: Raft,
+        links: Arc<Links>,
+        applying: Arc<Applying>,
+        snapshots: Arc<Snapshots>,
+        founders: BTreeMap<u64, Peer>,
+        (data_dir, identity): (PathBuf, Identity),
+        lease: Duration,
+        fatal: FatalCell,
+    ) -> Self {
+        let first = status(&raft.metrics().borrow_watched(), &Status::default(), lease);
+        Self {
+            raft,
+            links,
+            applying,
+            snapshots,
+            receiving: tokio::sync::Mutex::new(()),
+            founders,
+            data_dir,
+            identity: Mutex::new(identity),
+            joining: AtomicBool::new(identity.joining),
+            stop: CancellationToken::new(),
+            fatal,
+            lease,
+            status: watch::Sender::new(first),
+        }
+    }
+
+    pub fn me(&self) -> &Me {
+        &self.links.me
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// The status with the indexes of this moment.
+    pub fn current(&self) -> Status {
+        let mut status = self.status.borrow().clone();
+        {
+            let metrics = self.raft.data_metrics();
+            let metrics = metrics.borrow_watched();
+            status.last_log = metrics.last_log.map_or(0, |id| id.index);
+            status.committed = metrics.local_committed.map_or(0, |id| id.index);
+        }
+        status.applied = self.applying.next().saturating_sub(1);
+        status
+    }
+
+    pub fn leader(&self) -> Option<u64> {
+        self.status.borrow().leader
+    }
+
+    /// Connections to a member, if it is known.
+    pub fn link(&self, id: u64) -> Option<Arc<Link>> {
+        Some(self.links.link(id, &self.peer(id)?))
+    }
+
+    fn peer(&self, id: u64) -> Option<Peer> {
+        self.status.borrow().peer(id).or_else(|| self.founders.get(&id)).cloned()
+    }
+
+    /// Waits until another leader is known, or for `pause`.
+    pub async fn leader_changed_or(&self, pause: Duration) {
+        let before = self.leader();
+        let mut status = self.watch();
+        let changed = status.wait_for(|status| status.leader.is_some() && status.leader != before);
+        tokio::select! {
+            _ = changed => (),
+            () = clock::sleep(pause) => (),
+            () = self.stop.cancelled() => (),
+        }
+    }
+
+    /// Waits while too much is committed and not applied.
+    pub async fn wait_until_applied_enough(&self) {
+        let committed = next_index(self.raft.data_metrics().borrow_watched().local_committed);
+        if let Some(index) = committed.checked_sub(limits::APPLY_LAG) {
+            tokio::select! {
+                () = self.applying.reached(index) => (),
+                () = self.stop.cancelled() => (),
+            }
+        }
+    }
+
+    /// Refuses messages of other clusters or groups, for other members, or from somebody else than they say.
+    pub fn check_header(&self, header: Option<&pb::Header>, certificate: &str) -> Result<(), tonic::Status> {
+        let header = header.ok_or_else(|| tonic::Status::invalid_argument("message has no header"))?;
+        let me = self.me();
+        if (header.cluster_id, header.group_id) != (me.cluster_id, me.group_id) {
+            tracing::warn!(from = certificate, cluster = header.cluster_id, "refused a message of another cluster");
+            return Err(tonic::Status::permission_denied("this is another cluster"));
+        }
+        if header.to != me.id {
+            return Err(tonic::Status::failed_precondition(format!("this is member {}", me.id)));
+        }
+        let recorded = self.peer(header.from).map(|peer| peer.name);
+        if header.from_name != certificate || recorded.is_some_and(|name| name != certificate) {
+            tracing::warn!(from = certificate, claimed = header.from, "refused a message: the sender is somebody else");
+            return Err(tonic::Status::permission_denied("the certificate is another member's"));
+        }
+        Ok(())
+    }
+
+    /// Refuses to vote while joining.
+    pub fn check_may_vote(&self) -> Result<(), tonic::Status> {
+        if self.joining.load(Ordering::Acquire) {
+            return Err(tonic::Status::failed_precondition("this member is joining and does not vote yet"));
+        }
+        Ok(())
+    }
+
+    /// Whether this member knows of a cluster that had a leader: its first entry follows the founding one.
+    pub fn is_established(&self) -> bool {
+        self.raft.metrics().borrow_watched().last_log_index.is_some_and(|last| last > 0)
+    }
+
+    /// Keeps the status current, and reports when openraft's core has ended.
+    pub async fn run_status(self: Arc<Self>) {
+        let mut metrics = self.raft.metrics();
+        let mut ticker = clock::ticker(self.lease / 4);
+        loop {
+            let publish = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                changed = metrics.changed() => {
+                    if changed.is_err() {
+                        self.fatal.report(Fatal::Core("raft's core has ended".to_owned()));
+                        self.stop.cancel();
+                        return;
+                    }
+                    let metrics = metrics.borrow_watched();
+                    differs(&metrics, &self.status.borrow())
+                }
+                _ = ticker.tick() => true,
+            };
+            if publish && !self.publish_status() {
+                return;
+            }
+        }
+    }
+
+    fn publish_status(&self) -> bool {
+        let metrics = self.raft.metrics().borrow_watched().clone();
+        if let Err(error) = &metrics.running_state {
+            self.fatal.report(Fatal::Core(error.to_string()));
+            self.stop.cancel();
+            return false;
+        }
+        self.status.send_if_modified(|current| {
+            let new = status(&metrics, current, self.lease);
+            if (current.role, current.term, current.leader) != (new.role, new.term, new.leader) {
+                tracing::info!(role = ?new.role, term = new.term, leader = new.leader, "raft role");
+            }
+            let modified = new != *current;
+            *current = new;
+            modified
+        });
+        true
+    }
+
+    /// Asks openraft for a snapshot whenever one is due.
+    pub async fn run_snapshots(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.applying.snapshot_due.notified() => (),
+            }
+            if self.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether anything but indexes has changed: those change with every entry, and are published by the ticker.
+fn differs(metrics: &RaftMetrics<TypeConfig>, known: &Status) -> bool {
+    let new = status(metrics, known, Duration::MAX);
+    metrics.running_state.is_err()
+        || !Arc::ptr_eq(&new.peers, &known.peers)
+        || (new.role, new.term, new.leader) != (known.role, known.term, known.leader)
+}
+
+/// This process's member of the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) node: Arc<Node>,
+    pub(crate) proposals: Proposals,
+    pub(crate) reads: Reads,
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// Tells the main task to tear down.
+    pub(crate) halt: CancellationToken,
+    /// True once every thread has ended.
+    pub(crate) closed: watch::Receiver<bool>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("raft::Handle").field("id", &self.node.me().id).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Has `command` committed and applied, and returns the state machine's reply.
+    ///
+    /// Works at every member; others than the leader pass it on. Commands of many callers share log entries. Waits up to
+    /// [`limits::LEADER_WAIT`] for a leader. If the returned future is dropped the command may still be committed.
+    /// # Errors
+    /// All but [`ProposeError::Unknown`] mean that nothing was proposed.
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        self.proposals.propose(command).await
+    }
+
+    /// Returns once this member has applied everything that was committed anywhere before the call; with its index.
+    ///
+    /// A read of the state machine after that is linearizable.
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        self.reads.read_index().await
+    }
+
+    /// This moment's view.
+    pub fn status(&self) -> Status {
+        self.node.current()
+    }
+
+    /// Changes of role, term, leader and members at once; of the indexes every now and then.
+    pub fn status_watch(&self) -> watch::Receiver<Status> {
+        self.node.watch()
+    }
+
+    /// The members and their addresses, by id; the founders before the log names any.
+    pub fn members(&self) -> Vec<crate::PeerStatus> {
+        let known = Arc::clone(&self.node.status.borrow().peers);
+        if !known.is_empty() {
+            return known.to_vec();
+        }
+        self.node.founders.values().map(|peer| crate::PeerStatus { peer: peer.clone(), voter: true }).collect()
+    }
+
+    /// Hands leadership to a voter, or to the one whose log is longest. Returns when it is known that it has changed.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<(), ChangeError> {
+        self.change(Change::TransferLeader(to)).await
+    }
+
+    /// Adds a member that receives the log and does not vote. Does nothing if it is one already.
+    pub async fn add_learner(&self, peer: Peer) -> Result<(), ChangeError> {
+        self.change(Change::AddLearner(peer)).await
+    }
+
+    /// Lets a learner vote. Refused while it lacks more than [`limits::PROMOTE_LAG`] entries.
+    pub async fn promote(&self, id: u64) -> Result<(), ChangeError> {
+        self.change(Change::Promote(id)).await
+    }
+
+    /// Removes a member. Its id must never be used again.
+    pub async fn remove(&self, id: u64) -> Result<(), ChangeError> {
+        self.change(Change::Remove(id)).await
+    }
+
+    async fn change(&self, asked: Change) -> Result<(), ChangeError> {
+        let node = Arc::clone(&self.node);
+        // In Raft's runtime, which drives the connections.
+        self.runtime.spawn(async move { change(&node, asked).await }).await.map_err(|_| ChangeError::Stopped)?
+    }
+
+    /// Makes a snapshot soon, as if one were due.
+    pub fn snapshot(&self) {
+        self.node.applying.snapshot_due.notify_one();
+    }
+
+    /// Waits until this member's Raft has stopped, and says why. Except after a shutdown the process must end (I4, I6).
+    pub async fn stopped(&self) -> Fatal {
+        self.node.fatal.wait().await
+    }
+
+    /// Hands leadership over if it has it, makes everything durable and stops. Returns when all threads have ended.
+    pub async fn shutdown(&self) {
+        let others = self.node.current().voters().any(|peer| peer.id != self.node.me().id);
+        if !self.halt.is_cancelled() && others && self.node.leader() == Some(self.node.me().id) {
+            match self.node.transfer(None).await {
+                Ok(()) => (),
+                Err(refused) => tracing::warn!(?refused, "stopping without handing leadership over"),
+            }
+        }
+        self.stop_at_once().await;
+    }
+
+    /// Stops without handing over: to the others it looks like a crash.
+    pub async fn stop_at_once(&self) {
+        self.halt.cancel();
+        self.closed().await;
+    }
+
+    /// Waits until all threads have ended.
+    pub(crate) async fn closed(&self) {
+        let mut closed = self.closed.clone();
+        // An error means that the threads are gone, too.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+}

@@ -1,0 +1,287 @@
+//! The proposal batcher (D3): everything that waits becomes one log entry, a few entries are in flight at once. There is no
+//! timer: a lone command leaves at once, and while it is on its way others gather.
+//!
+//! A follower sends its batches to the leader. Nothing is ever sent twice unless it is certain that it was not proposed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, ForwardToLeader};
+use openraft::impls::ProgressResponder;
+use pintle_base::clock::{self, Instant};
+use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::refusal::Reason;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+use crate::core::TypeConfig;
+use crate::limits;
+use crate::node::Node;
+use crate::transport::client::was_not_sent;
+use crate::wire;
+
+/// Why a command has no reply.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was proposed.
+    #[error("command of {bytes} bytes, at most {limit} are allowed", limit = limits::COMMAND_BYTES)]
+    TooLarge { bytes: usize },
+    /// Nothing was proposed; too much is waiting.
+    #[error("too many proposals are waiting")]
+    Overloaded,
+    /// Nothing was proposed; no leader was found in time.
+    #[error("no leader")]
+    NoLeader,
+    /// Nothing was proposed; this member is stopping.
+    #[error("raft has stopped")]
+    Stopped,
+    /// The command may have been committed, or may yet be.
+    #[error("outcome unknown: {reason}")]
+    Unknown { reason: String },
+}
+
+impl ProposeError {
+    /// True only if nothing can have been written, so sending it again is safe.
+    pub fn is_safe_to_retry(&self) -> bool {
+        !matches!(self, Self::Unknown { .. })
+    }
+}
+
+/// Why a member did not do what leaders do. The forms a leader's refusal has on the wire too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// Nothing was done; another leads, if it is known which.
+    NotLeader(Option<u64>),
+    Overloaded,
+    /// Nothing was done and nothing will be for the same request.
+    Invalid(String),
+    /// Nothing was done; the member is stopping.
+    Stopped,
+    Unknown(String),
+}
+
+/// A refusal as a message.
+pub(crate) fn refusal(refused: &Refused) -> pb::Refusal {
+    let (reason, leader, message) = match refused {
+        Refused::NotLeader(leader) => (Reason::NotLeader, leader.unwrap_or(0), String::new()),
+        Refused::Overloaded => (Reason::Overloaded, 0, String::new()),
+        Refused::Invalid(message) => (Reason::Invalid, 0, message.clone()),
+        Refused::Stopped => (Reason::NotLeader, 0, String::new()),
+        Refused::Unknown(message) => (Reason::OutcomeUnknown, 0, message.clone()),
+    };
+    pb::Refusal { reason: reason.into(), leader, message }
+}
+
+/// What a peer's refusal means. One that is not understood leaves the outcome open.
+pub(crate) fn refused(refusal: pb::Refusal) -> Refused {
+    match refusal.reason() {
+        Reason::NotLeader => Refused::NotLeader((refusal.leader != 0).then_some(refusal.leader)),
+        Reason::Overloaded => Refused::Overloaded,
+        Reason::Invalid => Refused::Invalid(refusal.message),
+        Reason::OutcomeUnknown | Reason::Unspecified => Refused::Unknown(refusal.message),
+    }
+}
+
+/// A call to a peer that failed.
+pub(crate) fn failed(status: &tonic::Status) -> Refused {
+    if was_not_sent(status) { Refused::NotLeader(None) } else { Refused::Unknown(status.message().to_owned()) }
+}
+
+/// openraft's "somebody else leads"; a leader that names itself has only lost touch.
+pub(crate) fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> Refused {
+    Refused::NotLeader(forward.leader_id)
+}
+
+struct Proposal {
+    command: Bytes,
+    reply: oneshot::Sender<Result<Bytes, ProposeError>>,
+    _weight: Weight,
+}
+
+/// Counts the bytes of a proposal as long as it lives.
+struct Weight {
+    total: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Where proposals are handed in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proposals {
+    queue: mpsc::Sender<Proposal>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The other end, for [`Batcher::run`].
+pub(crate) struct Batcher {
+    queue: mpsc::Receiver<Proposal>,
+}
+
+pub(crate) fn channel() -> (Proposals, Batcher) {
+    let (sender, receiver) = mpsc::channel(limits::PROPOSALS_WAITING);
+    (Proposals { queue: sender, bytes: Arc::default() }, Batcher { queue: receiver })
+}
+
+impl Proposals {
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        let bytes = command.len();
+        if bytes > limits::COMMAND_BYTES {
+            return Err(ProposeError::TooLarge { bytes });
+        }
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let weight = Weight { total: Arc::clone(&self.bytes), bytes };
+        if before > limits::PROPOSAL_BYTES {
+            return Err(ProposeError::Overloaded);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Proposal { command, reply, _weight: weight }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ProposeError::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => ProposeError::Stopped,
+        })?;
+        let lost = |_| ProposeError::Unknown { reason: "raft stopped before it answered".to_owned() };
+        answer.await.map_err(lost)?
+    }
+}
+
+impl Batcher {
+    /// Makes entries of what waits until the node stops; then refuses what still waits.
+    pub async fn run(mut self, node: Arc<Node>) {
+        let in_flight = Arc::new(Semaphore::new(limits::ENTRIES_IN_FLIGHT));
+        let mut carried = None;
+        loop {
+            let first = match carried.take() {
+                Some(proposal) => proposal,
+                None => tokio::select! {
+                    biased;
+                    () = node.stop.cancelled() => break,
+                    next = self.queue.recv() => match next {
+                        Some(proposal) => proposal,
+                        None => return,
+                    },
+                },
+            };
+            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
+            node.wait_until_applied_enough().await;
+            let (batch, next) = self.gather(first);
+            carried = next;
+            tokio::spawn(dispatch(Arc::clone(&node), batch, permit));
+        }
+        self.queue.close();
+        while let Some(proposal) = carried.take().or_else(|| self.queue.try_recv().ok()) {
+            let _ = proposal.reply.send(Err(ProposeError::Stopped));
+        }
+    }
+
+    /// Takes what waits, within bounds. What is too much for this entry is returned for the next.
+    fn gather(&mut self, first: Proposal) -> (Vec<Proposal>, Option<Proposal>) {
+        let mut bytes = first.command.len();
+        let mut batch = vec![first];
+        while batch.len() < limits::BATCH_COMMANDS
+            && let Ok(next) = self.queue.try_recv()
+        {
+            if next.reply.is_closed() {
+                continue;
+            }
+            bytes += next.command.len();
+            if bytes > limits::BATCH_BYTES {
+                return (batch, Some(next));
+            }
+            batch.push(next);
+        }
+        (batch, None)
+    }
+}
+
+/// Gets one batch proposed and answers its commands. Holds its place in flight until then.
+async fn dispatch(node: Arc<Node>, batch: Vec<Proposal>, _permit: OwnedSemaphorePermit) {
+    let commands: Vec<Bytes> = batch.iter().map(|proposal| proposal.command.clone()).collect();
+    let result = propose(&node, commands).await;
+    match result {
+        Ok(replies) if replies.len() == batch.len() => {
+            for (proposal, reply) in batch.into_iter().zip(replies) {
+                // Whoever does not listen any more has cancelled; the command stands.
+                let _ = proposal.reply.send(Ok(reply));
+            }
+        }
+        Ok(replies) => {
+            let reason = format!("{} replies to {} commands", replies.len(), batch.len());
+            refuse_all(batch, &ProposeError::Unknown { reason });
+        }
+        Err(error) => refuse_all(batch, &error),
+    }
+}
+
+fn refuse_all(batch: Vec<Proposal>, error: &ProposeError) {
+    for proposal in batch {
+        let _ = proposal.reply.send(Err(error.clone()));
+    }
+}
+
+/// Tries until there is an answer, or it cannot be known what happened, or no leader appears in time.
+async fn propose(node: &Node, commands: Vec<Bytes>) -> Result<Vec<Bytes>, ProposeError> {
+    let deadline = clock::now() + limits::LEADER_WAIT;
+    loop {
+        let refused = match node.leader() {
+            Some(leader) if leader == node.me().id => match node.propose_as_leader(commands.clone()).await {
+                Ok(replies) => return Ok(replies),
+                Err(refused) => refused,
+            },
+            Some(leader) => match forward(node, leader, commands.clone()).await {
+                Ok(replies) => return Ok(replies),
+                Err(refused) => refused,
+            },
+            None => Refused::NotLeader(None),
+        };
+        match refused {
+            Refused::NotLeader(_) => wait_for_leader(node, deadline).await?,
+            Refused::Overloaded => return Err(ProposeError::Overloaded),
+            Refused::Stopped => return Err(ProposeError::Stopped),
+            Refused::Invalid(reason) | Refused::Unknown(reason) => return Err(ProposeError::Unknown { reason }),
+        }
+    }
+}
+
+async fn wait_for_leader(node: &Node, deadline: Instant) -> Result<(), ProposeError> {
+    if node.stop.is_cancelled() {
+        return Err(ProposeError::Stopped);
+    }
+    if clock::now() >= deadline {
+        return Err(ProposeError::NoLeader);
+    }
+    node.leader_changed_or(limits::LEADER_RETRY).await;
+    Ok(())
+}
+
+async fn forward(node: &Node, leader: u64, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Refused> {
+    use pb::propose_response::Outcome;
+    let link = node.link(leader).ok_or(Refused::NotLeader(None))?;
+    let response = link.propose(commands).await.map_err(|status| failed(&status))?;
+    match response.outcome {
+        Some(Outcome::Replies(replies)) => Ok(replies.replies),
+        Some(Outcome::Refusal(refusal)) => Err(refused(refusal)),
+        None => Err(Refused::Unknown("the leader's answer is empty".to_owned())),
+    }
+}
+
+impl Node {
+    /// Proposes `commands` as one entry, here.
+    pub async fn propose_as_leader(&self, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Refused> {
+        if self.is_stopping() {
+            return Err(Refused::NotLeader(None));
+        }
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let batch = wire::encode_batch(commands);
+        self.raft.client_write_ff(batch, Some(responder)).await.map_err(|_| Refused::Stopped)?;
+        match answer.await {
+            Ok(Ok(response)) => Ok(response.data.0),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
+            Ok(Err(error)) => Err(Refused::Unknown(error.to_string())),
+            Err(_) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Checkpoints of the state machine on disk: made here, sent to members that are too far behind, received from a leader.
+//!
+//! `snap/` holds one current snapshot `<index>-<term>/` with the files in `data/` and a sealed manifest, besides temporary
+//! directories that are removed at start. A snapshot exists once its manifest does: everything in it was synced before.
+//! A directory is removed when its last user drops it, so that a transfer is never cut off by the next snapshot.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use pintle_proto::raft_v1 as pb;
+use prost::Message;
+
+use crate::codec;
+use crate::core::{RaftLogId, SnapshotMeta, next_index};
+use crate::identity::{sync_dir, write_durably};
+use crate::limits;
+use crate::wire;
+
+const DIR: &str = "snap";
+const DATA: &str = "data";
+const MANIFEST: &str = "manifest";
+const TEMPORARY: &str = "tmp-";
+
+/// Depth of directories in a checkpoint.
+const DEPTH: usize = 4;
+
+/// One snapshot on disk.
+#[derive(Debug)]
+pub(crate) struct SnapshotDir {
+    path: Mutex<PathBuf>,
+    pub manifest: pb::SnapshotManifest,
+    pub meta: SnapshotMeta,
+    /// Removed with its last user.
+    obsolete: AtomicBool,
+}
+
+impl SnapshotDir {
+    fn new(path: PathBuf, manifest: pb::SnapshotManifest, obsolete: bool) -> io::Result<Self> {
+        let meta = wire::manifest_meta(&manifest).map_err(invalid)?;
+        Ok(Self { path: Mutex::new(path), manifest, meta, obsolete: AtomicBool::new(obsolete) })
+    }
+
+    pub fn last_log_id(&self) -> Option<RaftLogId> {
+        self.meta.last_log_id
+    }
+
+    fn data(&self) -> PathBuf {
+        self.path.lock().join(DATA)
+    }
+
+    /// Opens a file of the manifest.
+    pub fn open(&self, file: &pb::SnapshotFile) -> io::Result<File> {
+        File::open(self.data().join(relative(&file.path)?))
+    }
+}
+
+impl Drop for SnapshotDir {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Relaxed) {
+            remove(self.path.get_mut());
+        }
+    }
+}
+
+/// All snapshots of this member.
+pub(crate) struct Snapshots {
+    dir: PathBuf,
+    current: Mutex<Option<Arc<SnapshotDir>>>,
+    temporaries: AtomicU64,
+}
+
+impl Snapshots {
+    /// Finds the newest snapshot in `data_dir` and removes everything else.
+    pub fn open(data_dir: &Path) -> io::Result<Self> {
+        let dir = data_dir.join(DIR);
+        if !dir.exists() {
+            fs::create_dir(&dir)?;
+            sync_dir(data_dir)?;
+        }
+        let mut newest: Option<SnapshotDir> = None;
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            match read_snapshot(&path) {
+                Ok(found) if newest.as_ref().is_none_or(|n| n.last_log_id() < found.last_log_id()) => {
+                    if let Some(older) = newest.replace(found) {
+                        older.obsolete.store(true, Ordering::Relaxed);
+                    }
+                }
+                Ok(older) => older.obsolete.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
+                        tracing::warn!(path = %path.display(), %error, "removing an unreadable snapshot");
+                    }
+                    remove(&path);
+                }
+            }
+        }
+        Ok(Self { dir, current: Mutex::new(newest.map(Arc::new)), temporaries: AtomicU64::new(0) })
+    }
+
+    pub fn current(&self) -> Option<Arc<SnapshotDir>> {
+        self.current.lock().clone()
+    }
+
+    /// An empty directory that is removed when dropped, unless kept.
+    pub fn temporary(&self) -> io::Result<Temporary> {
+        let number = self.temporaries.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join(format!("{TEMPORARY}{number}"));
+        fs::create_dir(&path)?;
+        let data = path.join(DATA);
+        fs::create_dir(&data)?;
+        Ok(Temporary { path: Some(path), data })
+    }
+
+    /// Makes a checkpoint that lies in `temporary` the current snapshot. Blocks on syncs.
+    pub fn adopt(&self, temporary: Temporary, meta: &SnapshotMeta) -> io::Result<Arc<SnapshotDir>> {
+        let mut files = Vec::new();
+        list(&temporary.data, Path::new(""), DEPTH, &mut files)?;
+        sync_tree(&temporary.data, &files)?;
+        let manifest = wire::to_manifest(meta, files);
+        let snapshot = SnapshotDir::new(temporary.keep(), manifest, true)?;
+        self.promote(Arc::new(snapshot))
+    }
+
+    /// Makes a complete, synced snapshot the current one, unless it is or there is a newer one.
+    pub fn promote(&self, snapshot: Arc<SnapshotDir>) -> io::Result<Arc<SnapshotDir>> {
+        let mut current = self.current.lock();
+        if let Some(held) = current.as_ref()
+            && held.last_log_id() >= snapshot.last_log_id()
+        {
+            return Ok(Arc::clone(held));
+        }
+        let name = snapshot
+            .last_log_id()
+            .map_or_else(|| "0-0".to_owned(), |id| format!("{:016x}-{:x}", id.index, id.leader_id.term));
+        let path = self.dir.join(name);
+        if path.exists() {
+            remove(&path);
+        }
+        {
+            let mut old = snapshot.path.lock();
+            let record = codec::wrap(MANIFEST.as_bytes(), &snapshot.manifest.encode_to_vec());
+            write_durably(&old, MANIFEST, &record)?;
+            fs::rename(&*old, &path)?;
+            sync_dir(&self.dir)?;
+            *old = path;
+        }
+        snapshot.obsolete.store(false, Ordering::Relaxed);
+        if let Some(older) = current.replace(Arc::clone(&snapshot)) {
+            older.obsolete.store(true, Ordering::Relaxed);
+        }
+        Ok(snapshot)
+    }
+
+    /// A copy of the current snapshot's files for the state machine to take over.
+    pub fn copy(&self, snapshot: &SnapshotDir) -> io::Result<Temporary> {
+        let temporary = self.temporary()?;
+        let source = snapshot.data();
+        for file in &snapshot.manifest.files {
+            let path = relative(&file.path)?;
+            let (from, to) = (source.join(&path), temporary.data.join(&path));
+            create_parent(&to)?;
+            let shared = matches!(path.extension().and_then(|e| e.to_str()), Some("sst" | "blob"));
+            if shared {
+                fs::hard_link(from, &to)?
+            } else {
+                fs::copy(from, &to).map(|_| File::open(&to)?.sync_all())??
+            }
+        }
+        sync_tree(&temporary.data, &snapshot.manifest.files)?;
+        Ok(temporary)
+    }
+}
+
+/// A directory under construction; removed when dropped.
+pub(crate) struct Temporary {
+    path: Option<PathBuf>,
+    data: PathBuf,
+}
+
+impl Temporary {
+    /// Where the files go.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.path.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            remove(path);
+        }
+    }
+}
+
+/// A snapshot that is being received: chunks are checked and written as they come, in the manifest's order.
+pub(crate) struct Incoming {
+    temporary: Temporary,
+    manifest: pb::SnapshotManifest,
+    /// The file that the next chunk belongs to, and how much of it is there.
+    at: usize,
+    written: u64,
+    open: Option<File>,
+}
+
+impl Incoming {
+    pub fn new(snapshots: &Snapshots, manifest: pb::SnapshotManifest) -> io::Result<Self> {
+        if manifest.files.len() > limits::SNAPSHOT_FILES {
+            return Err(invalid(format!("{} files", manifest.files.len())));
+        }
+        wire::manifest_meta(&manifest).map_err(invalid)?;
+        for file in &manifest.files {
+            relative(&file.path)?;
+        }
+        Ok(Self { temporary: snapshots.temporary()?, manifest, at: 0, written: 0, open: None })
+    }
+
+    /// Writes the next chunk. Blocks.
+    pub fn write(&mut self, chunk: &pb::SnapshotData) -> io::Result<()> {
+        if chunk.data.len() > limits::SNAPSHOT_CHUNK_ACCEPTED || crc32c::crc32c(&chunk.data) != chunk.crc32c {
+            return Err(invalid("chunk does not match its checksum"));
+        }
+        self.finish_files()?;
+        let file = self.manifest.files.get(self.at).ok_or_else(|| invalid("chunk after the last file"))?;
+        if chunk.data.is_empty() || u64::from(chunk.file) != self.at as u64 || chunk.offset != self.written {
+            return Err(invalid(format!("chunk of file {} at {} is out of order", chunk.file, chunk.offset)));
+        }
+        let end = self.written + chunk.data.len() as u64;
+        if end > file.size {
+            return Err(invalid(format!("file {} is longer than {}", file.path, file.size)));
+        }
+        let open = match self.open.take() {
+            Some(open) => open,
+            None => create(self.temporary.data(), file)?,
+        };
+        open.write_all_at(&chunk.data, self.written)?;
+        self.open = Some(open);
+        self.written = end;
+        Ok(())
+    }
+
+    /// Steps over files that are complete; empty ones have no chunk.
+    fn finish_files(&mut self) -> io::Result<()> {
+        while let Some(file) = self.manifest.files.get(self.at)
+            && self.written == file.size
+        {
+            let open = match self.open.take() {
+                Some(open) => open,
+                None => create(self.temporary.data(), file)?,
+            };
+            open.sync_all()?;
+            self.at += 1;
+            self.written = 0;
+        }
+        Ok(())
+    }
+
+    /// The whole snapshot, synced but not yet current. Blocks.
+    pub fn finish(mut self) -> io::Result<Arc<SnapshotDir>> {
+        self.finish_files()?;
+        if self.at != self.manifest.files.len() {
+            return Err(invalid(format!("snapshot ends in file {} of {}", self.at, self.manifest.files.len())));
+        }
+        sync_tree(&self.temporary.data, &self.manifest.files)?;
+        Ok(Arc::new(SnapshotDir::new(self.temporary.keep(), self.manifest, true)?))
+    }
+}
+
+fn create(dir: &Path, file: &pb::SnapshotFile) -> io::Result<File> {
+    let path = dir.join(relative(&file.path)?);
+    create_parent(&path)?;
+    File::options().write(true).create_new(true).open(path)
+}
+
+fn create_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+/// A manifest's path, if it stays inside the directory.
+fn relative(path: &str) -> io::Result<PathBuf> {
+    let parts = Path::new(path);
+    let inside = parts.components().all(|part| matches!(part, Component::Normal(_)));
+    let depth = parts.components().count();
+    if path.len() > limits::SNAPSHOT_PATH || !inside || depth == 0 || depth > DEPTH {
+        return Err(invalid(format!("file name {path:?} is not allowed")));
+    }
+    Ok(parts.to_owned())
+}
+
+/// Lists the files below `dir` with their sizes, in a stable order.
+fn list(dir: &Path, prefix: &Path, depth: usize, files: &mut Vec<pb::SnapshotFile>) -> io::Result<()> {
+    let mut entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let path = prefix.join(entry.file_name());
+        let kind = entry.metadata()?;
+        if kind.is_dir() && depth > 1 {
+            list(&entry.path(), &path, depth - 1, files)?;
+        } else if kind.is_file() {
+            let path = path.to_str().ok_or_else(|| invalid("file name is not UTF-8"))?.to_owned();
+            files.push(pb::SnapshotFile { path, size: kind.len() });
+        } else {
+            return Err(invalid(format!("{} is neither file nor directory", path.display())));
+        }
+    }
+    Ok(())
+}
+
+/// Syncs files, their directories, and the directory that holds them.
+fn sync_tree(data: &Path, files: &[pb::SnapshotFile]) -> io::Result<()> {
+    let mut dirs = std::collections::BTreeSet::from([data.to_owned()]);
+    for file in files {
+        let path = data.join(relative(&file.path)?);
+        File::open(&path)?.sync_all()?;
+        dirs.extend(path.ancestors().skip(1).take_while(|dir| dir.starts_with(data)).map(Path::to_owned));
+    }
+    dirs.iter().try_for_each(|dir| sync_dir(dir))?;
+    data.parent().map_or(Ok(()), sync_dir)
+}
+
+fn read_snapshot(path: &Path) -> io::Result<SnapshotDir> {
+    let record = fs::read(path.join(MANIFEST))?;
+    let body = codec::unwrap(MANIFEST.as_bytes(), &record).map_err(invalid)?;
+    let manifest = pb::SnapshotManifest::decode(body).map_err(invalid)?;
+    for file in &manifest.files {
+        let size = fs::metadata(path.join(DATA).join(relative(&file.path)?))?.len();
+        if size != file.size {
+            return Err(invalid(format!("file {} has {size} bytes instead of {}", file.path, file.size)));
+        }
+    }
+    SnapshotDir::new(path.to_owned(), manifest, false)
+}
+
+fn remove(path: &Path) {
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = removed
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a snapshot directory");
+    }
+}
+
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Reads a file in chunks, for sending. Blocks.
+pub(crate) fn read_chunk(file: &File, number: u32, offset: u64, size: u64) -> io::Result<pb::SnapshotData> {
+    let len = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(limits::SNAPSHOT_CHUNK);
+    let mut data = vec![0; len];
+    file.read_exact_at(&mut data, offset)?;
+    Ok(pb::SnapshotData { file: number, offset, crc32c: crc32c::crc32c(&data), data: data.into() })
+}
+
+/// Whether `snapshot` reaches beyond `applied`.
+pub(crate) fn is_ahead(snapshot: &SnapshotDir, applied: Option<RaftLogId>) -> bool {
+    next_index(snapshot.last_log_id()) > next_index(applied)
+}

@@ -1,0 +1,378 @@
+//! The sending side: connections to peers, and openraft's network on top of them.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use openraft::OptionalSend;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use parking_lot::Mutex;
+use pintle_base::clock;
+use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::consensus_client::ConsensusClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Me;
+use super::tls::{self, ConnectError};
+use crate::core::{Snapshot, TypeConfig, Vote};
+use crate::limits;
+use crate::machine::Peer;
+use crate::snapshot::{SnapshotDir, read_chunk};
+use crate::wire::{self, WireError};
+
+type Client = ConsensusClient<Channel>;
+
+/// The connections to one peer. Opened when first used, reopened when lost.
+pub(crate) struct Link {
+    me: Me,
+    id: u64,
+    name: String,
+    addr: String,
+    control: Client,
+    bulk: Client,
+    snapshot: Client,
+}
+
+/// Connections to all peers. Use inside Raft's runtime only: it drives them.
+pub(crate) struct Links {
+    pub me: Me,
+    tls: Arc<rustls::ClientConfig>,
+    links: Mutex<HashMap<u64, Arc<Link>>>,
+}
+
+impl Links {
+    pub fn new(me: Me, tls: &rustls::ClientConfig) -> Self {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self { me, tls: Arc::new(tls), links: Mutex::default() }
+    }
+
+    /// The connections to a peer; new ones if its name or address changed.
+    pub fn link(&self, id: u64, peer: &Peer) -> Arc<Link> {
+        let mut links = self.links.lock();
+        if let Some(link) = links.get(&id)
+            && link.name == peer.name
+            && link.addr == peer.peer_addr
+        {
+            return Arc::clone(link);
+        }
+        let link = Arc::new(Link {
+            me: self.me.clone(),
+            id,
+            name: peer.name.clone(),
+            addr: peer.peer_addr.clone(),
+            control: client(peer, &self.tls),
+            bulk: client(peer, &self.tls),
+            snapshot: client(peer, &self.tls),
+        });
+        links.insert(id, Arc::clone(&link));
+        link
+    }
+}
+
+fn client(peer: &Peer, tls: &Arc<rustls::ClientConfig>) -> Client {
+    let (addr, name, tls) = (peer.peer_addr.clone(), peer.name.clone(), Arc::clone(tls));
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let connecting = tls::connect(addr.clone(), name.clone(), Arc::clone(&tls));
+        async move { connecting.await.map(TokioIo::new) }
+    });
+    // The address is the connector's business; the URI only has to be one.
+    let channel = Endpoint::from_static("http://peer.pintle")
+        .http2_keep_alive_interval(limits::PING_INTERVAL)
+        .keep_alive_timeout(limits::PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(limits::WINDOW_BYTES)
+        .initial_connection_window_size(limits::WINDOW_BYTES)
+        .connect_with_connector_lazy(connector);
+    ConsensusClient::new(channel)
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES)
+}
+
+/// Whether `status` says that no connection could be made, so that nothing was sent.
+pub(crate) fn was_not_sent(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+impl Link {
+    pub fn header(&self) -> pb::Header {
+        self.me.header(self.id)
+    }
+
+    pub async fn propose(&self, commands: Vec<bytes::Bytes>) -> Result<pb::ProposeResponse, Status> {
+        let request = pb::ProposeRequest { header: Some(self.header()), commands };
+        within(limits::FORWARD_TIMEOUT, self.bulk.clone().propose(request)).await
+    }
+
+    pub async fn read_index(&self) -> Result<pb::ReadIndexResponse, Status> {
+        let request = pb::ReadIndexRequest { header: Some(self.header()) };
+        within(limits::FORWARD_TIMEOUT, self.control.clone().read_index(request)).await
+    }
+
+    pub async fn change(&self, change: pb::change_request::Change) -> Result<pb::ChangeResponse, Status> {
+        let request = pb::ChangeRequest { header: Some(self.header()), change: Some(change) };
+        within(limits::HANDOVER + limits::FORWARD_TIMEOUT, self.control.clone().change(request)).await
+    }
+
+    pub async fn probe(&self) -> Result<bool, Status> {
+        let request = pb::ProbeRequest { header: Some(self.header()) };
+        Ok(within(limits::PROBE_TIMEOUT, self.control.clone().probe(request)).await?.established)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match clock::timeout(limit, call).await {
+        Ok(result) => result.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {limit:?}"))),
+    }
+}
+
+/// What a network object of openraft is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Replicate,
+    Heartbeat,
+    Snapshot,
+}
+
+/// Makes openraft's network objects.
+pub(crate) struct NetworkFactory(pub Arc<Links>);
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Peer) -> Network {
+        Network { link: self.0.link(target, node), purpose: Purpose::Replicate }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Network {
+        Network { link: self.0.link(target, node), purpose: Purpose::Heartbeat }
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Network {
+        Network { link: self.0.link(target, node), purpose: Purpose::Snapshot }
+    }
+}
+
+/// openraft's way to one peer.
+pub(crate) struct Network {
+    link: Arc<Link>,
+    purpose: Purpose,
+}
+
+type RpcError = RPCError<TypeConfig>;
+type AppendResults<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>;
+
+fn unreachable(status: &Status) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(describe(status)))
+}
+
+fn nonsense(error: &WireError) -> RpcError {
+    RPCError::Network(NetworkError::new(error))
+}
+
+fn describe(status: &Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => format!("{}: {}", status.message(), pintle_base::error::Chain(source)),
+        None => format!("{:?}: {}", status.code(), status.message()),
+    }
+}
+
+impl Network {
+    /// One bidirectional stream. It ends after some requests or seconds, and openraft opens the next: while one is open,
+    /// everything after its first entry counts as in use and the log is not purged.
+    async fn pipeline<S>(&self, input: S) -> Result<AppendResults<'static>, RpcError>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let header = self.link.header();
+        let requests = input
+            .map(move |request| wire::to_append(header.clone(), request))
+            .take(limits::STREAM_REQUESTS)
+            .take_until(Box::pin(clock::sleep(limits::STREAM_AGE)));
+        let mut bulk = self.link.bulk.clone();
+        let limit = limits::CONNECT_TIMEOUT + limits::PING_TIMEOUT;
+        let answers = within(limit, bulk.append(requests)).await.map_err(|status| unreachable(&status))?;
+        Ok(Box::pin(answers.map(|answer| match answer {
+            Ok(answer) => wire::from_appended(answer).map_err(|error| nonsense(&error)),
+            Err(status) => Err(unreachable(&status)),
+        })))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = Arc<SnapshotDir>;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        let previous = rpc.prev_log_id;
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
+        let request = wire::to_append(self.link.header(), rpc);
+        let mut control = self.link.control.clone();
+        let answer =
+            within(option.hard_ttl(), control.heartbeat(request)).await.map_err(|status| unreachable(&status))?;
+        match wire::from_appended(answer).map_err(|error| nonsense(&error))? {
+            Ok(matched) if matched == last => Ok(AppendEntriesResponse::Success),
+            Ok(matched) => Ok(AppendEntriesResponse::PartialSuccess(matched)),
+            Err(StreamAppendError::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote)),
+            Err(StreamAppendError::Conflict(_)) if previous.is_some() => Ok(AppendEntriesResponse::Conflict),
+            Err(StreamAppendError::Conflict(_)) => Err(nonsense(&WireError::Missing("entry that conflicts"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendResults<'s>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        if self.purpose == Purpose::Heartbeat {
+            return stream_append_sequential(self, input, option);
+        }
+        Box::pin(async move { self.pipeline(input).await })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = wire::to_vote_request(self.link.header(), rpc, false);
+        self.ask_vote(request, option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let request = wire::to_vote_request(self.link.header(), rpc, true);
+        self.ask_vote(request, option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (parts, receiver) = mpsc::channel(2);
+        let start = pb::SnapshotStart {
+            header: Some(self.link.header()),
+            vote: Some(wire::to_vote(vote)),
+            manifest: Some(snapshot.snapshot.manifest.clone()),
+        };
+        let mut client = self.link.snapshot.clone();
+        let transfer = async {
+            let call = client.snapshot(ReceiverStream::new(receiver));
+            futures::join!(send_snapshot(parts, start, &snapshot.snapshot), call)
+        };
+        let (sent, answer) = tokio::select! {
+            biased;
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            done = transfer => done,
+        };
+        if let Err(error) = sent {
+            return Err(StreamingError::Network(NetworkError::new(&error)));
+        }
+        let answer = answer.map_err(|status| StreamingError::from(unreachable(&status)))?.into_inner();
+        let vote = wire::from_vote(answer.vote).map_err(|error| StreamingError::from(nonsense(&error)))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        use pb::transfer_leader_response::Refused;
+        let request = pb::TransferLeaderRequest {
+            header: Some(self.link.header()),
+            from_leader: Some(wire::to_vote(*req.from_leader())),
+            last_log: req.last_log_id().copied().map(wire::to_log_id),
+        };
+        let mut control = self.link.control.clone();
+        let answer = within(option.hard_ttl(), control.transfer_leader(request)).await;
+        let expected = req.last_log_id().copied();
+        Ok(match answer.map_err(|status| unreachable(&status))?.refused {
+            None => Ok(()),
+            Some(Refused::VoteChanged(vote)) => Err(TransferLeaderError::VoteChanged {
+                expected: *req.from_leader(),
+                actual: wire::from_vote(Some(vote)).map_err(|error| nonsense(&error))?,
+            }),
+            Some(Refused::NotFlushed(id)) => {
+                Err(TransferLeaderError::LogNotFlushed { expected, actual: Some(wire::from_log_id(id)) })
+            }
+            Some(Refused::NothingFlushed(_)) => Err(TransferLeaderError::LogNotFlushed { expected, actual: None }),
+        })
+    }
+}
+
+impl Network {
+    async fn ask_vote(
+        &self,
+        request: pb::VoteRequest,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut control = self.link.control.clone();
+        let answer = within(option.hard_ttl(), control.vote(request)).await.map_err(|status| unreachable(&status))?;
+        wire::from_vote_response(answer).map_err(|error| nonsense(&error))
+    }
+}
+
+/// Sends manifest and files. Ends early, without error, when the receiver has ended the call: its answer says why.
+async fn send_snapshot(
+    parts: mpsc::Sender<pb::SnapshotChunk>,
+    start: pb::SnapshotStart,
+    snapshot: &Arc<SnapshotDir>,
+) -> std::io::Result<()> {
+    use pb::snapshot_chunk::Part;
+    let send = async |part: Part| parts.send(pb::SnapshotChunk { part: Some(part) }).await.is_ok();
+    if !send(Part::Start(start)).await {
+        return Ok(());
+    }
+    for (number, file) in (0u32..).zip(&snapshot.manifest.files) {
+        let mut open = Arc::new(snapshot.open(file)?);
+        let mut offset = 0;
+        while offset < file.size {
+            let (reading, size) = (Arc::clone(&open), file.size);
+            let read =
+                tokio::task::spawn_blocking(move || read_chunk(&reading, number, offset, size).map(|c| (reading, c)));
+            let (back, chunk) = read.await.map_err(std::io::Error::other)??;
+            open = back;
+            offset += chunk.data.len() as u64;
+            if !send(Part::Data(chunk)).await {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! The receiving side: accepts peers' connections and passes their messages to Raft.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
+use openraft::raft::{StreamAppendError, TransferLeaderError, TransferLeaderRequest};
+use parking_lot::Mutex;
+use pintle_base::clock;
+use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::consensus_server::{Consensus, ConsensusServer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::tls::{self, PeerName, PeerStream};
+use crate::core::{Snapshot, TypeConfig};
+use crate::limits;
+use crate::members::Change;
+use crate::node::Node;
+use crate::propose::{Refused, refusal};
+use crate::snapshot::Incoming;
+use crate::wire::{self, WireError};
+
+/// Serves peers on `listener` until `stop`. Open connections are cut, not drained: peers reconnect elsewhere.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: &rustls::ServerConfig,
+    node: Arc<Node>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let (accepted, connections) = mpsc::channel(limits::HANDSHAKES);
+    let accepting = accept(listener, Arc::new(tls), accepted);
+    let service = ConsensusServer::new(Service { node, forwarded: Semaphore::new(limits::FORWARDED_IN_FLIGHT) })
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(limits::PING_INTERVAL))
+        .http2_keepalive_timeout(Some(limits::PING_TIMEOUT))
+        .initial_stream_window_size(limits::WINDOW_BYTES)
+        .initial_connection_window_size(limits::WINDOW_BYTES)
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(connections));
+    tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        () = accepting => Ok(()),
+        served = serving => served,
+    }
+}
+
+/// Accepts connections; handshakes run beside each other, a bounded number at once.
+async fn accept(listener: TcpListener, tls: Arc<rustls::ServerConfig>, accepted: mpsc::Sender<io::Result<PeerStream>>) {
+    let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES));
+    loop {
+        let (tcp, from) = match listener.accept().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                // Out of file descriptors, most likely: not spinning helps.
+                tracing::warn!(%error, "cannot accept a peer's connection");
+                clock::sleep(limits::PROBE_RETRY).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
+        tokio::spawn(async move {
+            handshake(tcp, from, tls, accepted).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn handshake(
+    tcp: TcpStream,
+    from: std::net::SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    accepted: mpsc::Sender<io::Result<PeerStream>>,
+) {
+    match tls::accept(tls, tcp).await {
+        // The server may be stopping; then the connection is dropped.
+        Ok(stream) => drop(accepted.send(Ok(stream)).await),
+        Err(error) => tracing::debug!(%from, %error, "refused a connection to the peer port"),
+    }
+}
+
+struct Service {
+    node: Arc<Node>,
+    forwarded: Semaphore,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn invalid(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn sender<T>(request: &Request<T>) -> Result<PeerName, Status> {
+    request.extensions().get::<PeerName>().cloned().ok_or_else(|| Status::unauthenticated("no certificate"))
+}
+
+impl Service {
+    /// Takes a message apart if it is for this member and from the one whose certificate was shown.
+    fn check<T>(&self, request: Request<T>, header: impl Fn(&T) -> Option<&pb::Header>) -> Result<T, Status> {
+        let peer = sender(&request)?;
+        let message = request.into_inner();
+        self.node.check_header(header(&message), &peer.0)?;
+        Ok(message)
+    }
+}
+
+#[tonic::async_trait]
+impl Consensus for Service {
+    type AppendStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
+
+    async fn append(&self, request: Request<Streaming<pb::AppendRequest>>) -> Answer<Self::AppendStream> {
+        let peer = sender(&request)?;
+        let node = Arc::clone(&self.node);
+        // A request that is refused ends the input; the reason follows the answers to those before it.
+        let refused: Arc<Mutex<Option<Status>>> = Arc::default();
+        let refusal = Arc::clone(&refused);
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
+            let checked = request.and_then(|request| {
+                node.check_header(request.header.as_ref(), &peer.0)?;
+                wire::from_append(request).map_err(invalid)
+            });
+            checked.map_err(|status| *refusal.lock() = Some(status)).ok()
+        });
+        let answers = self.node.raft.stream_append(requests).map(|answer| match answer {
+            Ok(result) => Ok(wire::to_appended(result)),
+            Err(fatal) => Err(stopped(fatal)),
+        });
+        let end = stream::once(async move { refused.lock().take() }).filter_map(|status| async { status.map(Err) });
+        Ok(Response::new(answers.chain(end).boxed()))
+    }
+
+    async fn heartbeat(&self, request: Request<pb::AppendRequest>) -> Answer<pb::AppendResponse> {
+        let request = self.check(request, |m| m.header.as_ref())?;
+        let append = wire::from_append(request).map_err(invalid)?;
+        let previous = append.prev_log_id;
+        let last = append.entries.last().map(|entry| entry.log_id).or(previous);
+        let response = self.node.raft.append_entries(append).await.map_err(stopped)?;
+        let result = match (response.is_conflict(), previous) {
+            (true, Some(previous)) => Err(StreamAppendError::<TypeConfig>::Conflict(previous)),
+            (true, None) => return Err(Status::internal("conflict before the first entry")),
+            (false, _) => response.into_stream_result(previous, last),
+        };
+        Ok(Response::new(wire::to_appended(result)))
+    }
+
+    async fn vote(&self, request: Request<pb::VoteRequest>) -> Answer<pb::VoteResponse> {
+        let request = self.check(request, |m| m.header.as_ref())?;
+        self.node.check_may_vote()?;
+        let pre_vote = request.pre_vote;
+        let vote = wire::from_vote_request(request).map_err(invalid)?;
+        let response = if pre_vote { self.node.raft.pre_vote(vote).await } else { self.node.raft.vote(vote).await };
+        Ok(Response::new(wire::to_vote_response(response.map_err(stopped)?)))
+    }
+
+    async fn transfer_leader(&self, request: Request<pb::TransferLeaderRequest>) -> Answer<pb::TransferLeaderResponse> {
+        use pb::transfer_leader_response::Refused;
+        let request = self.check(request, |m| m.header.as_ref())?;
+        self.node.check_may_vote()?;
+        let from_leader = wire::from_vote(request.from_leader).map_err(invalid)?;
+        let last = request.last_log.map(wire::from_log_id);
+        let transfer = TransferLeaderRequest::new(from_leader, self.node.me().id, last);
+        let refused = match self.node.raft.handle_transfer_leader(transfer).await.map_err(stopped)? {
+            Ok(()) => None,
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => Some(Refused::VoteChanged(wire::to_vote(actual))),
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => Some(
+                actual.map_or(Refused::NothingFlushed(pb::Blank {}), |id| Refused::NotFlushed(wire::to_log_id(id))),
+            ),
+        };
+        Ok(Response::new(pb::TransferLeaderResponse { refused }))
+    }
+
+    async fn snapshot(&self, request: Request<Streaming<pb::SnapshotChunk>>) -> Answer<pb::SnapshotResponse> {
+        let peer = sender(&request)?;
+        let Ok(_only) = self.node.receiving.try_lock() else {
+            return Err(Status::resource_exhausted("another snapshot is being received"));
+        };
+        let mut parts = request.into_inner();
+        let Some(pb::snapshot_chunk::Part::Start(start)) = next_part(&mut parts).await? else {
+            return Err(invalid(WireError::Missing("snapshot's manifest")));
+        };
+        self.node.check_header(start.header.as_ref(), &peer.0)?;
+        let vote = wire::from_vote(start.vote).map_err(invalid)?;
+        let manifest = start.manifest.ok_or_else(|| invalid(WireError::Missing("snapshot's manifest")))?;
+        tracing::info!(from = &*peer.0, files = manifest.files.len(), "receiving a snapshot");
+        let snapshot = receive(&self.node, manifest, &mut parts).await?;
+        let install = self.node.raft.install_full_snapshot(vote, snapshot);
+        let installed = clock::timeout(limits::SNAPSHOT_INSTALL, install).await;
+        let response = installed.map_err(stopped)?.map_err(stopped)?;
+        Ok(Response::new(pb::SnapshotResponse { vote: Some(wire::to_vote(response.vote)) }))
+    }
+
+    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Answer<pb::ProposeResponse> {
+        use pb::propose_response::Outcome;
+        let request = self.check(request, |m| m.header.as_ref())?;
+        let commands = request.commands;
+        let bytes: usize = commands.iter().map(bytes::Bytes::len).sum();
+        let too_large =
+            bytes > limits::BATCH_BYTES.max(limits::COMMAND_BYTES) || commands.len() > limits::BATCH_COMMANDS;
+        let result = if commands.is_empty() || too_large {
+            Err(Refused::Invalid(format!("a batch of {} commands and {bytes} bytes", commands.len())))
+        } else {
+            match self.forwarded.try_acquire() {
+                Ok(_permit) => self.node.propose_as_leader(commands).await,
+                Err(_) => Err(Refused::Overloaded),
+            }
+        };
+        let outcome = match result {
+            Ok(replies) => Outcome::Replies(pb::Replies { replies }),
+            Err(refused) => Outcome::Refusal(refusal(&refused)),
+        };
+        Ok(Response::new(pb::ProposeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Answer<pb::ReadIndexResponse> {
+        use pb::read_index_response::Outcome;
+        self.check(request, |m| m.header.as_ref())?;
+        let outcome = match self.node.read_index_as_leader().await {
+            Ok(index) => Outcome::Index(index),
+            Err(refused) => Outcome::Refusal(refusal(&refused)),
+        };
+        Ok(Response::new(pb::ReadIndexResponse { outcome: Some(outcome) }))
+    }
+
+    async fn change(&self, request: Request<pb::ChangeRequest>) -> Answer<pb::ChangeResponse> {
+        let request = self.check(request, |m| m.header.as_ref())?;
+        let change = Change::try_from(request.change).map_err(invalid)?;
+        let refusal = self.node.change_as_leader(change).await.err().map(|refused| refusal(&refused));
+        Ok(Response::new(pb::ChangeResponse { refusal }))
+    }
+
+    async fn probe(&self, request: Request<pb::ProbeRequest>) -> Answer<pb::ProbeResponse> {
+        self.check(request, |m| m.header.as_ref())?;
+        Ok(Response::new(pb::ProbeResponse { established: self.node.is_established() }))
+    }
+}
+
+async fn next_part(parts: &mut Streaming<pb::SnapshotChunk>) -> Result<Option<pb::snapshot_chunk::Part>, Status> {
+    let next = clock::timeout(limits::SNAPSHOT_SILENCE, parts.message()).await;
+    let message = next.map_err(|_| Status::deadline_exceeded("the snapshot's sender fell silent"))??;
+    message.map(|m| m.part.ok_or_else(|| invalid(WireError::Missing("snapshot's part")))).transpose()
+}
+
+async fn receive(
+    node: &Node,
+    manifest: pb::SnapshotManifest,
+    parts: &mut Streaming<pb::SnapshotChunk>,
+) -> Result<Snapshot, Status> {
+    let io = |error: io::Error| match error.kind() {
+        io::ErrorKind::InvalidData => Status::invalid_argument(error.to_string()),
+        _ => Status::internal(error.to_string()),
+    };
+    let mut incoming = Incoming::new(&node.snapshots, manifest).map_err(io)?;
+    while let Some(part) = next_part(parts).await? {
+        let pb::snapshot_chunk::Part::Data(chunk) = part else {
+            return Err(invalid(WireError::Missing("snapshot's data")));
+        };
+        let written = tokio::task::spawn_blocking(move || incoming.write(&chunk).map(|()| incoming));
+        incoming = written.await.map_err(stopped)?.map_err(io)?;
+    }
+    let finished = tokio::task::spawn_blocking(move || incoming.finish());
+    let snapshot = finished.await.map_err(stopped)?.map_err(io)?;
+    Ok(Snapshot { meta: snapshot.meta.clone(), snapshot })
+}
