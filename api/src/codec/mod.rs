@@ -128,7 +128,23 @@ pub fn decode(
 /// # Errors
 /// 400, as [`decode`].
 pub fn conform(kind: &Kind, object: Value, validation: FieldValidation) -> Result<Decoded, Status> {
+    // The parsers bound the depth of bodies; what patches build is bounded here, free-form parts included.
+    if is_deeper_than(&object, limits::DEPTH_MAX) {
+        return Err(refusal(format!("the object is nested more than {} levels deep", limits::DEPTH_MAX)));
+    }
     from_tree(kind, object, &[], validation)
+}
+
+/// True if lists and objects are nested deeper than `levels`; looks no further down than that.
+///
+/// Trees are walked and freed by recursion, so one that is deep enough ends the process: whoever builds a tree out of
+/// input in several steps (`copy` of a JSON patch doubles the depth each time) asks this before each step.
+pub fn is_deeper_than(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(list) => levels == 0 || list.iter().any(|v| is_deeper_than(v, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|v| is_deeper_than(v, levels - 1)),
+        _ => false,
+    }
 }
 
 /// Parses a JSON or YAML document that has no kind: a patch.

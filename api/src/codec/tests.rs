@@ -213,3 +213,22 @@ fn answers_do_not_echo_whole_bodies() {
     let tree = parse(Encoding::Yaml, format!("{{a: [{long}").as_bytes()).unwrap_err();
     assert!(tree.message.len() < 2 * limits::MESSAGE_BYTES_MAX);
 }
+
+#[test]
+fn deep_trees_from_patches_are_refused() {
+    let mut schema = json!({"type": "string"});
+    for _ in 0..limits::DEPTH_MAX {
+        schema = json!({"properties": {"a": schema}});
+    }
+    let tree = json!({"spec": {"versions": [{"schema": {"openAPIV3Schema": schema}}]}});
+    let crd = kind("apiextensions.k8s.io", "v1", "CustomResourceDefinition");
+    let refused = conform(crd, tree, FieldValidation::Ignore).unwrap_err();
+    assert!(refused.message.ends_with("nested more than 128 levels deep"), "{}", refused.message);
+    let mut free = json!(1);
+    for _ in 0..limits::DEPTH_MAX {
+        free = json!([free]);
+    }
+    assert!(!is_deeper_than(&free, limits::DEPTH_MAX) && is_deeper_than(&free, limits::DEPTH_MAX - 1));
+    let revision = kind("apps", "v1", "ControllerRevision");
+    assert!(conform(revision, json!({"data": free}), FieldValidation::Ignore).is_err(), "free-form parts count too");
+}
