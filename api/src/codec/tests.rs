@@ -232,3 +232,36 @@ fn deep_trees_from_patches_are_refused() {
     let revision = kind("apps", "v1", "ControllerRevision");
     assert!(conform(revision, json!({"data": free}), FieldValidation::Ignore).is_err(), "free-form parts count too");
 }
+
+/// No golden file covers these two groups, so that what can be checked is that nothing is lost.
+#[test]
+fn definitions_and_services_of_apis_survive_protobuf() {
+    let schema = json!({"type": "object", "properties": {
+        "a": {"type": "array", "items": {"type": "string", "default": "x", "enum": ["x", 1, null]}},
+        "b": {"items": [{"type": "string"}, {"type": "integer", "maximum": 1.5}]},
+        "c": {"additionalProperties": false}, "d": {"additionalProperties": {"type": "string"}},
+        "e": {"additionalProperties": true, "x-kubernetes-preserve-unknown-fields": true},
+        "f": {"dependencies": {"g": ["h", "i"], "j": {"type": "string"}}, "$ref": "#/x", "not": {"pattern": "y"}},
+        "k": {"x-kubernetes-validations": [{"rule": "self > 1", "message": "m"}], "x-kubernetes-int-or-string": true}}});
+    let crd = json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {"name": "a.b"},
+        "spec": {"group": "b", "names": {"plural": "a", "kind": "A"}, "scope": "Namespaced", "versions": [
+            {"name": "v1", "served": true, "storage": false, "schema": {"openAPIV3Schema": schema}, "subresources": {"status": {}}}]}});
+    let service = json!({"kind": "APIService", "apiVersion": "apiregistration.k8s.io/v1", "metadata": {"name": "v1.b"},
+        "spec": {"service": {"namespace": "n", "name": "s", "port": 443}, "group": "b", "version": "v1", "caBundle": "aGk=",
+        "groupPriorityMinimum": 100, "versionPriority": 15}});
+    for object in [crd, service] {
+        let name = object["kind"].as_str().unwrap().to_owned();
+        let group = object["apiVersion"].as_str().unwrap().split('/').next().unwrap().to_owned();
+        let kind = kind(&group, "v1", &name);
+        let json = conform(kind, object.clone(), FieldValidation::Strict).unwrap().object;
+        for (pointer, value) in [("/spec/group", json!("b")), ("/metadata", object["metadata"].clone())] {
+            assert_eq!(json.pointer(pointer), Some(&value));
+        }
+        let back = decode_any_protobuf(&encode_protobuf(kind, &json)).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), serde_json::to_string(&json).unwrap());
+        if name == "CustomResourceDefinition" {
+            let kept = json.pointer("/spec/versions/0/schema/openAPIV3Schema").unwrap();
+            assert_eq!(kept, &object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]);
+        }
+    }
+}
