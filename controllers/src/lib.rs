@@ -30,11 +30,22 @@
 //! - A term begins with caches that know the predecessor's last write; every write of the term carries its fence (I9).
 //! - One key is reconciled by one worker at a time; a failure is retried with backoff; no error is lost silently.
 
+pub mod csr;
 pub mod deployment;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbage_collector;
 pub mod limits;
+pub mod namespace;
+pub mod node_ipam;
+pub mod node_lifecycle;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod root_ca;
 pub mod runtime;
+pub mod serviceaccount;
+
+use std::time::Duration;
 
 use pintle_base::task;
 use pintle_client::{Clients, LeaderGate, Reflectors};
@@ -42,19 +53,32 @@ use pintle_client::{Clients, LeaderGate, Reflectors};
 use runtime::{Context, Runtime};
 
 /// What can be set about controllers.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Options {}
+pub struct Options {
+    /// The cluster's authority: published to every namespace, and the signer of node certificates.
+    pub authority: csr::Authority,
+    /// The cluster's pod network, cut into blocks for the nodes.
+    pub pod_network: node_ipam::plan::Range,
+    /// A node without a sign of life for this long is lost.
+    pub node_grace: Duration,
+}
 
 /// Starts all controllers in `group`; they act while `gate` is open.
 ///
 /// `clients` reaches the API as the controllers' identity; `reflectors` are shared with the scheduler.
-pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: &Options, group: &task::Group) {
-    let _ = options;
+pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: Options, group: &task::Group) {
     let context = Context::new(clients, reflectors, group.child("controllers"));
     let mut runtime = Runtime::new(context.clone());
     runtime.add(replicaset::controller(&context));
     runtime.add(replicationcontroller::controller(&context));
     runtime.add(deployment::Deployments::new(&context));
+    runtime.add(endpoints::EndpointsOf::new(&context));
+    runtime.add(endpointslice::EndpointSlices::new(&context));
+    runtime.add(node_ipam::NodeIpam::new(&context, options.pod_network));
+    runtime.add(node_lifecycle::NodeLifecycle::new(&context, options.node_grace));
+    runtime.add(serviceaccount::ServiceAccounts::new(&context));
+    runtime.add(root_ca::RootCa::new(&context, options.authority.certificate.clone()));
+    runtime.add(csr::CertificateRequests::new(&context, options.authority));
+    runtime.add(namespace::Namespaces::new(&context));
+    runtime.add_loop("garbage-collector", garbage_collector::run);
     runtime.start(gate);
 }

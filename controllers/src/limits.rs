@@ -18,3 +18,9 @@ pub const EXPECTATION: Duration = Duration::from_secs(300);
 
 /// Longest `deployment.kubernetes.io/revision-history` annotation, as upstream.
 pub const REVISION_HISTORY: usize = 2000;
+
+/// Addresses in one Endpoints object, as upstream: larger ones are cut and marked.
+pub const ENDPOINTS_ADDRESSES: usize = 1000;
+
+/// Endpoints in one EndpointSlice, as upstream: a change of one endpoint sends at most this many again.
+pub const SLICE_ENDPOINTS: usize = 100;

@@ -40,11 +40,6 @@ impl Log {
         let pairs = times.windows(2).filter(|pair| pair[1] >= from && pair[0] <= until);
         pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
-
-    /// When the first write after `moment` was acknowledged.
-    pub fn first_after(&self, moment: Instant) -> Option<Instant> {
-        self.acknowledged.lock().iter().map(|write| write.answered).filter(|time| *time > moment).min()
-    }
 }
 
 /// Starts one writer that begins a write every `period`.

@@ -1,3 +1,244 @@
 //! Everything that needs more than one crate: the layer test, clusters of real processes, real clients.
 //!
-//! The library holds what these tests share; the tests are in `tests/tests/`.
+//! The library holds what these tests share: [`Cluster`], a local cluster of the built `pintle` with a home, kubeconfig
+//! and name of its own, which is taken down with everything it started when the test ends, however it ends.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// No command of a test takes longer; what does is killed and fails the test.
+const COMMAND_SECONDS: u64 = 90;
+
+/// The program under test: built by `make build`, the same that users run.
+pub fn pintle() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let path = target.join("release/pintle");
+    assert!(path.exists(), "{} is not built; run `make build` first", path.display());
+    path
+}
+
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A program that `make setup` unpacked from a newer Debian suite.
+pub fn tool(suite: &str, program: &str) -> PathBuf {
+    let tools = std::env::var_os("PINTLE_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
+        let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
+        home.join(".cache/pintle/tools")
+    });
+    let path = tools.join(suite).join("usr/bin").join(program);
+    assert!(path.exists(), "{} is missing; run `make setup` first", path.display());
+    path
+}
+
+/// Whether real containers can be run here; if not, says why.
+pub fn can_run_containers() -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("not root".to_owned());
+    }
+    if !Path::new("/usr/bin/containerd").exists() {
+        return Err("containerd is not installed".to_owned());
+    }
+    Ok(())
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Standard output of a command that must succeed.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "failed\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// Standard error of a command that must fail.
+    #[track_caller]
+    pub fn fails(self) -> String {
+        assert_ne!(self.code, 0, "succeeded\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        self.stderr
+    }
+}
+
+/// A local cluster of real processes.
+pub struct Cluster {
+    name: String,
+    home: TempDir,
+}
+
+impl Cluster {
+    /// Brings up `name` with the arguments of `cluster up`, and waits until it is Ready.
+    pub fn up(name: &str, arguments: &[&str]) -> Self {
+        let home = tempfile::Builder::new().prefix("pintle-test-").tempdir().expect("make a home");
+        // Names are part of interface names and sockets: one per process, so that tests run beside each other.
+        let cluster = Self { name: format!("{name}-{}", std::process::id() % 100_000), home };
+        let up = cluster.pintle(&[&["cluster", "up", "--wait", "80"], arguments].concat());
+        assert_eq!(up.code, 0, "cluster up: {}\n{}", up.stderr, cluster.logs());
+        cluster
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new("timeout");
+        command
+            .args(["--kill-after=5", &COMMAND_SECONDS.to_string()])
+            .arg(program)
+            .env("PINTLE_HOME", self.home.path())
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.home.path().join("kubeconfig")
+    }
+
+    /// Runs `pintle ARGUMENTS --name NAME`.
+    pub fn pintle(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(&pintle()).args(arguments).args(["--name", &self.name]))
+    }
+
+    /// Runs the newest kubectl.
+    pub fn kubectl(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(&tool("sid", "kubectl")).args(arguments))
+    }
+
+    /// Runs an older kubectl.
+    pub fn old_kubectl(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(&tool("trixie", "kubectl")).args(arguments))
+    }
+
+    /// Runs kubectl with `input` on standard input.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Ran {
+        use std::io::Write;
+        let mut command = self.command(&tool("sid", "kubectl"));
+        let mut child = command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start kubectl");
+        child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("write to kubectl");
+        result(child.wait_with_output().expect("wait for kubectl"))
+    }
+
+    /// Starts kubectl in the background; the caller ends it.
+    pub fn kubectl_background(&self, arguments: &[&str]) -> std::process::Child {
+        let mut command = self.command(&tool("sid", "kubectl"));
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start kubectl")
+    }
+
+    /// Runs etcdctl against all servers, as the cluster's administrator.
+    pub fn etcdctl(&self, arguments: &[&str]) -> Ran {
+        let status = self.status();
+        let clients = status["servers"].as_array().expect("servers").iter();
+        let endpoints: Vec<String> =
+            clients.map(|s| format!("https://{}", s["client"].as_str().expect("address"))).collect();
+        let (certificate, key) = self.admin_files();
+        ran(self
+            .command(&tool("sid", "etcdctl"))
+            .env("ETCDCTL_API", "3")
+            .arg(format!("--endpoints={}", endpoints.join(",")))
+            .arg(format!("--cacert={}", self.home.path().join(&self.name).join("pki/ca.crt").display()))
+            .arg(format!("--cert={}", certificate.display()))
+            .arg(format!("--key={}", key.display()))
+            .args(arguments))
+    }
+
+    /// The administrator's certificate and key as files.
+    fn admin_files(&self) -> (PathBuf, PathBuf) {
+        let (certificate, key) = (self.home.path().join("admin.crt"), self.home.path().join("admin.key"));
+        if !key.exists() {
+            let view = |field: &str| {
+                let path = format!("jsonpath={{.users[0].user.{field}}}");
+                let text = self.kubectl(&["config", "view", "--raw", "-o", &path]).ok();
+                ran_with(Command::new("base64").arg("-d"), &text)
+            };
+            std::fs::write(&certificate, view("client-certificate-data")).expect("write certificate");
+            std::fs::write(&key, view("client-key-data")).expect("write key");
+        }
+        (certificate, key)
+    }
+
+    /// `pintle cluster status -o json`, whatever the cluster's health.
+    pub fn status(&self) -> Value {
+        let ran = self.pintle(&["cluster", "status", "-o", "json"]);
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("status: {error}: {ran:?}"))
+    }
+
+    /// The leader's name; waits for one.
+    pub fn leader(&self) -> String {
+        self.until("a leader", 20, || {
+            let status = self.status();
+            let servers = status["servers"].as_array()?.clone();
+            let leader = servers.iter().find(|server| server["role"] == "leader")?;
+            Some(leader["name"].as_str()?.to_owned())
+        })
+    }
+
+    /// Asks `check` again and again until it has an answer.
+    #[track_caller]
+    pub fn until<T>(&self, what: &str, seconds: u64, mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(value) = check() {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "{what}: not within {seconds} s\n{}", self.logs());
+            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    }
+
+    /// The end of every process's log, for a failed test's report.
+    pub fn logs(&self) -> String {
+        let mut text = String::new();
+        let members = std::fs::read_dir(self.home.path().join(&self.name)).into_iter().flatten().filter_map(Result::ok);
+        for member in members {
+            let Ok(log) = std::fs::read(member.path().join("log")) else { continue };
+            let log = String::from_utf8_lossy(&log[log.len().saturating_sub(3000)..]).into_owned();
+            text += &format!("--- {}\n{log}\n", member.file_name().to_string_lossy());
+        }
+        text
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let down = self.pintle(&["cluster", "down"]);
+        if down.code != 0 && !std::thread::panicking() {
+            panic!("cluster down: {}", down.stderr);
+        }
+    }
+}
+
+fn ran(command: &mut Command) -> Ran {
+    result(command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}")))
+}
+
+fn ran_with(command: &mut Command, input: &str) -> Vec<u8> {
+    use std::io::Write;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start");
+    child.stdin.take().expect("stdin").write_all(input.as_bytes()).expect("write");
+    child.wait_with_output().expect("wait").stdout
+}
+
+fn result(output: Output) -> Ran {
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
