@@ -9,7 +9,7 @@ CARGO := cargo
 PINTLE := target/release/pintle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down check test bench
+.PHONY: help setup build up down check test failover
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,3 +34,8 @@ check: setup ## Formatting, lints, licences
 
 test: build ## Every test: unit, script, in-process clusters, real processes and clients
 	$(CARGO) test --release --locked --workspace --no-fail-fast
+
+failover: build ## Kill the leader twenty times under load; print write gaps and losses
+	$(CARGO) build --release --locked -p pintle-jepsen
+	@$(PINTLE) cluster status > /dev/null || $(PINTLE) cluster up
+	target/release/pintle-jepsen failover
