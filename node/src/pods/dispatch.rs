@@ -1,0 +1,180 @@
+//! Gives each pod of this node its worker, wakes workers when the runtime changed without them, and ends what no pod
+//! claims. Nothing is ended before the first complete list of pods has been seen (I10).
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use pintle_base::clock;
+use pintle_base::error::Chain;
+use pintle_base::task::Group;
+use pintle_client::SharedReflector;
+use tokio::sync::{Notify, watch};
+
+use super::resources::{self, Amounts};
+use super::worker::Worker;
+use super::{Context, Wanted, plan};
+use crate::limits;
+use crate::runtime::{RuntimeError, label};
+
+struct Running {
+    wanted: watch::Sender<Wanted>,
+    wake: Arc<Notify>,
+    requests: Amounts,
+}
+
+/// See the module's text.
+pub struct Dispatch {
+    context: Arc<Context>,
+    pods: SharedReflector<Pod>,
+    group: Group,
+    workers: BTreeMap<String, Running>,
+    /// Workers report their end here.
+    ended: tokio::sync::mpsc::UnboundedSender<String>,
+    ends: tokio::sync::mpsc::UnboundedReceiver<String>,
+    /// Pods whose end is confirmed but which the watch still shows.
+    finished: BTreeSet<String>,
+    /// What the runtime showed of each pod last time.
+    shown: BTreeMap<String, u64>,
+}
+
+impl Dispatch {
+    pub fn new(context: Arc<Context>, pods: SharedReflector<Pod>, group: Group) -> Self {
+        // Bounded by the number of workers: each sends once.
+        let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
+        Self {
+            context,
+            pods,
+            group,
+            workers: BTreeMap::new(),
+            ended,
+            ends,
+            finished: BTreeSet::new(),
+            shown: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until the agent stops.
+    pub async fn run(mut self) {
+        self.pods.ready().await;
+        let mut changes = self.pods.changes();
+        let mut relist = clock::ticker(limits::RELIST);
+        loop {
+            self.reconcile();
+            tokio::select! {
+                () = changes.changed() => (),
+                Some(uid) = self.ends.recv() => {
+                    self.workers.remove(&uid);
+                    self.finished.insert(uid);
+                }
+                _ = relist.tick() => {
+                    if let Err(error) = self.relist().await {
+                        tracing::warn!(error = %Chain(&error), "container runtime does not answer");
+                    }
+                }
+            }
+        }
+    }
+
+    fn reconcile(&mut self) {
+        let pods = self.pods.list();
+        let present: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        self.finished.retain(|uid| present.contains(uid));
+        for pod in pods {
+            let Some(uid) = pod.metadata.uid.clone() else { continue };
+            match self.workers.get(&uid) {
+                Some(running) => {
+                    let same = running.wanted.borrow().pod.metadata.resource_version == pod.metadata.resource_version;
+                    if !same {
+                        running.wanted.send_replace(Wanted { pod, gone: false });
+                    }
+                }
+                None if self.finished.contains(&uid) => (),
+                None => self.begin(uid, pod, false),
+            }
+        }
+        for (uid, running) in &self.workers {
+            if !present.contains(uid) && !running.wanted.borrow().gone {
+                let pod = Arc::new(deleted(&running.wanted.borrow().pod));
+                running.wanted.send_replace(Wanted { pod, gone: true });
+            }
+        }
+    }
+
+    fn begin(&mut self, uid: String, pod: Arc<Pod>, gone: bool) {
+        let mut others = Amounts::default();
+        for running in self.workers.values().filter(|running| !plan::is_over(&running.wanted.borrow().pod)) {
+            others.add(&running.requests);
+        }
+        let requests = resources::pod_requests(&pod);
+        let (wanted, receiver) = watch::channel(Wanted { pod, gone });
+        let wake = Arc::new(Notify::new());
+        let worker = Worker::new(Arc::clone(&self.context), receiver, Arc::clone(&wake), others, &self.group);
+        let Some(worker) = worker else {
+            tracing::error!(uid, "pod has an impossible uid and is ignored");
+            return;
+        };
+        let (ended, finished) = (self.ended.clone(), uid.clone());
+        self.group.spawn_until_stopped("pod", async move {
+            worker.run().await;
+            // The receiver lives as long as the dispatcher; without it nobody needs to know.
+            ended.send(finished).unwrap_or_default();
+        });
+        self.workers.insert(uid, Running { wanted, wake, requests });
+    }
+
+    /// Compares what the runtime runs with the last time and wakes the workers concerned.
+    async fn relist(&mut self) -> Result<(), RuntimeError> {
+        let sandboxes = self.context.runtime.sandboxes(None).await?;
+        let containers = self.context.runtime.containers(None).await?;
+        let mut shown: BTreeMap<String, DefaultHasher> = BTreeMap::new();
+        let mut orphans: BTreeMap<String, Pod> = BTreeMap::new();
+        for sandbox in &sandboxes {
+            let Some(uid) = sandbox.labels.get(label::POD_UID) else { continue };
+            (&sandbox.id, sandbox.state).hash(shown.entry(uid.clone()).or_default());
+            if !self.workers.contains_key(uid) {
+                orphans.entry(uid.clone()).or_insert_with(|| orphan(sandbox));
+            }
+        }
+        for container in &containers {
+            let Some(uid) = container.labels.get(label::POD_UID) else { continue };
+            (&container.id, container.state).hash(shown.entry(uid.clone()).or_default());
+        }
+        let shown: BTreeMap<String, u64> = shown.into_iter().map(|(uid, hasher)| (uid, hasher.finish())).collect();
+        for (uid, running) in &self.workers {
+            if self.shown.get(uid) != shown.get(uid) {
+                running.wake.notify_one();
+            }
+        }
+        self.shown = shown;
+        for (uid, pod) in orphans {
+            tracing::info!(
+                uid,
+                pod = pod.metadata.name.as_deref().unwrap_or_default(),
+                "ending a pod that is assigned here no more"
+            );
+            self.begin(uid, Arc::new(deleted(&pod)), true);
+        }
+        Ok(())
+    }
+}
+
+/// The pod as if its deletion had been asked for, with the grace of its spec.
+fn deleted(pod: &Pod) -> Pod {
+    let mut pod = pod.clone();
+    let now = jiff::Timestamp::try_from(clock::wall()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    pod.metadata.deletion_timestamp.get_or_insert(Time(now));
+    pod
+}
+
+/// What can be known of a pod from its sandbox alone.
+fn orphan(sandbox: &pintle_proto::cri_v1::PodSandbox) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.name = sandbox.labels.get(label::POD_NAME).cloned();
+    pod.metadata.namespace = sandbox.labels.get(label::POD_NAMESPACE).cloned();
+    pod.metadata.uid = sandbox.labels.get(label::POD_UID).cloned();
+    pod
+}

@@ -1,0 +1,116 @@
+//! Service account tokens of the pods of this node: asked for by TokenRequest, bound to the pod, renewed at 80 % of
+//! their life. Tokens are kept in memory and in the pod's volume, nowhere else, and never logged.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use kube::Api;
+use kube::api::PostParams;
+use parking_lot::Mutex;
+use pintle_base::clock;
+
+use crate::volumes::payload::{TokenWish, token_wishes};
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    #[error("request token for service account {namespace}/{account}")]
+    Request {
+        namespace: String,
+        account: String,
+        #[source]
+        source: kube::Error,
+    },
+    #[error("token request for {namespace}/{account} was answered without a token")]
+    Empty { namespace: String, account: String },
+}
+
+struct Held {
+    token: String,
+    renew_at: SystemTime,
+    expires: SystemTime,
+}
+
+/// The tokens in use. One per agent.
+pub struct Tokens {
+    client: kube::Client,
+    held: Mutex<BTreeMap<(String, TokenWish), Held>>,
+}
+
+impl Tokens {
+    pub fn new(client: kube::Client) -> Self {
+        Self { client, held: Mutex::default() }
+    }
+
+    /// The tokens all volumes of `pod` ask for, renewed where it is time; an old one is good until it expires.
+    pub async fn of(&self, pod: &Pod) -> Result<BTreeMap<TokenWish, String>, TokenError> {
+        let mut tokens = BTreeMap::new();
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+            for wish in token_wishes(volume) {
+                if !tokens.contains_key(&wish) {
+                    let token = self.get(pod, &uid, &wish).await?;
+                    tokens.insert(wish, token);
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.held.lock().retain(|(other, _), _| other != uid);
+    }
+
+    async fn get(&self, pod: &Pod, uid: &str, wish: &TokenWish) -> Result<String, TokenError> {
+        let key = (uid.to_owned(), wish.clone());
+        let now = clock::wall();
+        let old = self.held.lock().get(&key).map(|held| (held.token.clone(), held.renew_at, held.expires));
+        if let Some((token, renew_at, _)) = &old
+            && *renew_at > now
+        {
+            return Ok(token.clone());
+        }
+        match (self.request(pod, wish).await, old) {
+            (Ok((token, life)), _) => {
+                let held = Held { token: token.clone(), renew_at: now + life.mul_f64(0.8), expires: now + life };
+                self.held.lock().insert(key, held);
+                Ok(token)
+            }
+            (Err(_), Some((token, _, expires))) if expires > now => Ok(token),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn request(&self, pod: &Pod, wish: &TokenWish) -> Result<(String, Duration), TokenError> {
+        let namespace = pod.metadata.namespace.clone().unwrap_or_default();
+        let account = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_else(|| "default".to_owned());
+        let bound = BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: pod.metadata.name.clone(),
+            uid: pod.metadata.uid.clone(),
+        };
+        let audiences = (!wish.audience.is_empty()).then(|| vec![wish.audience.clone()]);
+        let spec =
+            TokenRequestSpec { audiences, bound_object_ref: Some(bound), expiration_seconds: Some(wish.seconds) };
+        let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
+        let api: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &namespace);
+        let answer = match api.create_token_request(&account, &PostParams::default(), &request).await {
+            Ok(answer) => answer,
+            Err(source) => return Err(TokenError::Request { namespace, account, source }),
+        };
+        let status = answer.status.unwrap_or_default();
+        let Some(token) = status.token.filter(|token| !token.is_empty()) else {
+            return Err(TokenError::Empty { namespace, account });
+        };
+        let expires = status.expiration_timestamp.map_or(0, |time| time.0.as_second());
+        let seconds = expires.saturating_sub(clock::unix_seconds());
+        Ok((token, Duration::from_secs(u64::try_from(seconds.max(60)).unwrap_or(60))))
+    }
+}
