@@ -1,0 +1,107 @@
+//! Bounds on requests in work: reads, writes and long-running streams each have places; who finds none is told to retry.
+//!
+//! Always holds: a place is given back when its request, or its stream, ends, however it ends.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::Method;
+use http_body::Frame;
+use pintle_api::status::Status;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::limits;
+use crate::request::Query;
+use crate::types::{Body, MASTERS, RequestInfo, Response, UserInfo};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    Read,
+    Mutating,
+    /// Watches, logs that are followed, exec and its kin, proxies, the agents' gRPC service.
+    LongRunning,
+}
+
+impl Class {
+    pub fn of(info: &RequestInfo, query: &Query, method: &Method) -> Self {
+        let streams = match info.subresource.as_str() {
+            "exec" | "attach" | "portforward" | "proxy" => true,
+            "log" => query.flag("follow"),
+            _ => false,
+        };
+        if info.verb == "watch" || streams || (!info.is_resource && info.path.starts_with("/pintle.node.v1.Node/")) {
+            return Self::LongRunning;
+        }
+        if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) { Self::Read } else { Self::Mutating }
+    }
+}
+
+pub struct Throttle {
+    reading: Arc<Semaphore>,
+    mutating: Arc<Semaphore>,
+    long: Arc<Semaphore>,
+}
+
+/// A place that is held.
+pub struct Place(Option<OwnedSemaphorePermit>);
+
+impl Default for Throttle {
+    fn default() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self {
+            reading: places(limits::READING),
+            mutating: places(limits::MUTATING),
+            long: places(limits::LONG_RUNNING),
+        }
+    }
+}
+
+impl Throttle {
+    /// Takes a place. `system:masters` is never turned away: it is the way to repair an overloaded cluster.
+    ///
+    /// # Errors
+    /// 429 with Retry-After when all are taken.
+    pub fn enter(&self, class: Class, user: &UserInfo) -> Result<Place, Status> {
+        let places = match class {
+            Class::Read => &self.reading,
+            Class::Mutating => &self.mutating,
+            Class::LongRunning => &self.long,
+        };
+        match Arc::clone(places).try_acquire_owned() {
+            Ok(permit) => Ok(Place(Some(permit))),
+            Err(_) if user.in_group(MASTERS) => Ok(Place(None)),
+            Err(_) => Err(Status::too_many_requests("too many requests, please try again later", 1)),
+        }
+    }
+}
+
+impl Place {
+    /// Moves the place into the body of `response`, to be given back when that ends.
+    pub fn until_end_of(self, response: Response) -> Response {
+        response.map(|body| Body::new(Held { body, _place: self }))
+    }
+}
+
+struct Held {
+    body: Body,
+    _place: Place,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

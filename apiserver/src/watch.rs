@@ -1,0 +1,248 @@
+//! Watches: from a resourceVersion to a stream of framed events.
+//!
+//! The start decides what comes first (nothing, the present objects, or what happened since); then the watcher's events
+//! follow, seen through the selectors: an object that starts or stops matching is ADDED or DELETED. Bookmarks only name
+//! revisions whose events have been sent (I8). The stream ends by its own time, a slow client, or the server's shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use pintle_api::kinds::Kind;
+use pintle_api::status::{FieldError, Path, Status};
+use pintle_base::clock::{self, Instant};
+use pintle_base::rng;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, Change, Event, Next, Object, Snapshot, TooOld, Watcher, layout};
+use crate::encode::Form;
+use crate::limits;
+use crate::registry::{ListOptions, Registry, VersionMatch};
+use crate::request::Query;
+
+/// What a watch asks for beside its selectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchOptions {
+    pub send_initial: Option<bool>,
+    pub bookmarks: bool,
+    pub timeout: Duration,
+}
+
+impl WatchOptions {
+    /// # Errors
+    /// 422 for combinations that upstream forbids, 400 for a bad timeout.
+    pub fn of_query(query: &Query, list: &ListOptions) -> Result<Self, Status> {
+        let send_initial =
+            query.get("sendInitialEvents").filter(|v| !v.is_empty()).map(|_| query.flag("sendInitialEvents"));
+        let forbidden = |field: &str, why: &str| {
+            let error = FieldError::forbidden(&Path::new(field), why);
+            Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+        };
+        match (send_initial, list.version_match) {
+            (Some(_), VersionMatch::NotOlderThan) | (None, VersionMatch::Unset) => (),
+            (Some(_), _) => {
+                return forbidden(
+                    "resourceVersionMatch",
+                    "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                );
+            }
+            (None, _) => {
+                return forbidden(
+                    "resourceVersionMatch",
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                );
+            }
+        }
+        let timeout = match query.number("timeoutSeconds")? {
+            Some(seconds) if seconds > 0 => {
+                Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(limits::WATCH_MAX)
+            }
+            _ => rng::jitter(limits::WATCH_MIN, 1.0),
+        };
+        Ok(Self { send_initial, bookmarks: query.flag("allowWatchBookmarks"), timeout })
+    }
+}
+
+/// What a stream begins with.
+enum Start {
+    /// The objects of a snapshot, then (if asked) the bookmark that ends them.
+    Objects {
+        objects: std::vec::IntoIter<Arc<Object>>,
+        revision: i64,
+        mark_end: bool,
+    },
+    /// An error, then nothing.
+    Failed(Box<Status>),
+    Done,
+}
+
+struct Session {
+    form: Form,
+    list: ListOptions,
+    start: Start,
+    watcher: Option<Watcher>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    ends: Instant,
+    stop: CancellationToken,
+    /// Revision last told to the client.
+    told: i64,
+    /// Columns go with the first table only.
+    first: bool,
+    over: bool,
+}
+
+/// Opens a watch. Errors that upstream sends inside the stream come inside the stream.
+///
+/// # Errors
+/// 504 if this server is behind the asked revision, 405 if the kind cannot be watched.
+pub async fn open(
+    registry: &Registry,
+    cache: &Arc<Cache>,
+    kind: &'static Kind,
+    list: ListOptions,
+    options: WatchOptions,
+    form: Form,
+    stop: CancellationToken,
+) -> Result<impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send + 'static, Status> {
+    let slot = layout::slot(kind).ok_or_else(|| Status::method_not_supported(kind.group, kind.resource, "watch"))?;
+    let version = list.version()?;
+    registry.reach(&list).await?;
+    let interest = list.interest(kind);
+    let from_now = version == 0 || options.send_initial == Some(true);
+    let mut told = version;
+    let (start, watcher) = if from_now {
+        let (Snapshot { revision, objects }, watcher) = cache.watch_from_now(slot, interest);
+        let wanted = options.send_initial != Some(false);
+        let objects = if wanted { objects } else { Vec::new() };
+        let mark_end = options.send_initial == Some(true) && options.bookmarks;
+        told = 0;
+        (Start::Objects { objects: objects.into_iter(), revision, mark_end }, Some(watcher))
+    } else {
+        match cache.watch_after(slot, interest, version) {
+            Ok(watcher) => (Start::Done, Some(watcher)),
+            Err(TooOld { oldest }) => {
+                let number = |n: i64| u64::try_from(n).unwrap_or(0);
+                let status = Status::resource_version_too_old(number(version), number(oldest));
+                (Start::Failed(Box::new(status)), None)
+            }
+        }
+    };
+    let now = clock::now();
+    let session = Session {
+        form,
+        list,
+        start,
+        watcher,
+        bookmarks: options.bookmarks,
+        next_bookmark: now + rng::jitter(limits::BOOKMARK, 0.25),
+        ends: now + options.timeout,
+        stop,
+        told,
+        first: true,
+        over: false,
+    };
+    Ok(futures::stream::unfold(session, |mut session| async move {
+        let chunk = session.next_chunk().await?;
+        Some((Ok(chunk), session))
+    }))
+}
+
+impl Session {
+    /// The next bytes; `None` ends the stream. Waits only while there is nothing to send.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let mut out = Vec::new();
+        self.send_start(&mut out);
+        while out.len() < limits::WATCH_CHUNK && !self.over {
+            if matches!(self.start, Start::Objects { .. }) {
+                break;
+            }
+            let Some(watcher) = &self.watcher else { break };
+            match watcher.take() {
+                Next::Event(event) => self.send_event(&event, &mut out),
+                Next::Ended => self.over = true,
+                Next::Idle { revision } if clock::now() >= self.next_bookmark => {
+                    self.next_bookmark = clock::now() + limits::BOOKMARK;
+                    self.send_bookmark(revision, &mut out);
+                }
+                Next::Idle { .. } if !out.is_empty() => break,
+                Next::Idle { revision } => {
+                    if !self.wait().await {
+                        self.over = true;
+                        self.send_bookmark(revision, &mut out);
+                    }
+                }
+            }
+        }
+        (!out.is_empty()).then(|| Bytes::from(out))
+    }
+
+    /// Waits for an event or the next bookmark. False if the watch is to end.
+    async fn wait(&self) -> bool {
+        let Some(watcher) = &self.watcher else { return false };
+        let until = self.next_bookmark.min(self.ends);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            () = watcher.ready() => true,
+            () = clock::sleep_until(until) => clock::now() < self.ends,
+        }
+    }
+
+    fn send_start(&mut self, out: &mut Vec<u8>) {
+        match std::mem::replace(&mut self.start, Start::Done) {
+            Start::Done => (),
+            Start::Failed(status) => {
+                self.form.error(&status, out);
+                self.over = true;
+            }
+            Start::Objects { mut objects, revision, mark_end } => {
+                for object in objects.by_ref() {
+                    if self.list.matches(&object) {
+                        self.form.event("ADDED", &object, self.first, out);
+                        self.first = false;
+                    }
+                    if out.len() >= limits::WATCH_CHUNK {
+                        self.start = Start::Objects { objects, revision, mark_end };
+                        return;
+                    }
+                }
+                self.told = revision;
+                if mark_end {
+                    self.form.bookmark(revision, true, out);
+                }
+            }
+        }
+    }
+
+    fn send_event(&mut self, event: &Event, out: &mut Vec<u8>) {
+        let now = event.change != Change::Deleted && self.list.matches(&event.object);
+        let before = event.previous.as_ref().is_some_and(|previous| self.list.matches(previous));
+        let (change, object) = match (event.change, before, now) {
+            (_, false, false) => return,
+            (_, false, true) => ("ADDED", Arc::clone(&event.object)),
+            (_, true, true) => ("MODIFIED", Arc::clone(&event.object)),
+            (Change::Deleted, true, false) => ("DELETED", Arc::clone(&event.object)),
+            // No longer selected: the client sees what it knew go away, at the event's revision.
+            (_, true, false) => match &event.previous {
+                Some(previous) => ("DELETED", Arc::new(previous.deleted_at(event.revision))),
+                None => return,
+            },
+        };
+        self.form.now = crate::registry::now();
+        self.form.event(change, &object, self.first, out);
+        self.first = false;
+        self.told = event.revision;
+    }
+
+    fn send_bookmark(&mut self, revision: i64, out: &mut Vec<u8>) {
+        if self.bookmarks && revision > self.told {
+            self.told = revision;
+            self.form.bookmark(revision, false, out);
+        }
+    }
+}
