@@ -1,0 +1,797 @@
+//! Rules by kind: a good object is changed by a merge patch, and the errors that follow are listed.
+
+use serde_json::{Value, json};
+
+use super::{create, update, update_status};
+use crate::kinds::{self, Kind};
+use crate::{defaults, patch};
+
+fn kind(group: &str, kind: &str) -> &'static Kind {
+    kinds::by_gvk(group, "v1", kind).expect("known kind")
+}
+
+fn good(kind: &Kind) -> Value {
+    let template =
+        json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let mut object = match kind.kind {
+        "Pod" => json!({"spec": template["spec"]}),
+        "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet" => {
+            json!({"spec": {"selector": selector, "template": template}})
+        }
+        "ReplicationController" => json!({"spec": {"template": template}}),
+        "Job" => {
+            let mut object = json!({"spec": {"selector": selector, "template": template}});
+            object["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+            object
+        }
+        "CronJob" => {
+            let mut object =
+                json!({"spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": template}}}});
+            object["spec"]["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] = json!("OnFailure");
+            object
+        }
+        "Service" => {
+            json!({"spec": {"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "selector": {"app": "web"}, "ports": [{"port": 80}]}})
+        }
+        "Endpoints" => json!({"subsets": [{"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}]}),
+        "EndpointSlice" => {
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]})
+        }
+        "RoleBinding" => json!({"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "User", "name": "u"}]}),
+        "Role" => json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+        "Event" => json!({"involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}}),
+        "PersistentVolumeClaim" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+        }
+        "Ingress" => json!({"spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}}),
+        _ => json!({}),
+    };
+    object["metadata"] = json!({"name": "web", "uid": "u-1", "resourceVersion": "1"});
+    if kind.namespaced {
+        object["metadata"]["namespace"] = json!("default");
+    }
+    defaults::apply(kind, &mut object);
+    object
+}
+
+fn with(kind: &Kind, change: &Value) -> Value {
+    patch::merge(good(kind), change).expect("merge patch")
+}
+
+#[track_caller]
+fn compare(errors: Vec<super::FieldError>, want: &[&str]) {
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    assert_eq!(texts.len(), want.len(), "{texts:#?}");
+    for (text, want) in texts.iter().zip(want) {
+        assert!(text.contains(want), "{text:?} has no {want:?}");
+    }
+}
+
+/// The errors of creating a good object with `change` merged into it.
+#[track_caller]
+fn check(group: &str, of: &str, change: Value, want: &[&str]) {
+    let kind = kind(group, of);
+    compare(create(kind, &with(kind, &change)), want);
+}
+
+/// The errors of updating a good object by merging `change` into it.
+#[track_caller]
+fn check_update(group: &str, of: &str, change: Value, want: &[&str]) {
+    let kind = kind(group, of);
+    compare(update(kind, &with(kind, &change), &good(kind)), want);
+}
+
+fn container(fields: Value) -> Value {
+    let mut object = json!({"spec": {"containers": [{"name": "c", "image": "i"}]}});
+    object["spec"]["containers"][0] =
+        patch::merge(object["spec"]["containers"][0].clone(), &fields).expect("merge patch");
+    defaults::apply(kind("", "Pod"), &mut object);
+    json!({"spec": {"containers": object["spec"]["containers"]}})
+}
+
+#[test]
+fn good_objects_are_good() {
+    for (group, of) in [
+        ("", "Pod"),
+        ("", "Service"),
+        ("", "Endpoints"),
+        ("", "ConfigMap"),
+        ("", "Secret"),
+        ("", "ServiceAccount"),
+        ("", "Event"),
+        ("", "Namespace"),
+        ("", "Node"),
+        ("", "ReplicationController"),
+        ("apps", "ReplicaSet"),
+        ("apps", "Deployment"),
+        ("apps", "DaemonSet"),
+        ("apps", "StatefulSet"),
+        ("batch", "Job"),
+        ("batch", "CronJob"),
+        ("discovery.k8s.io", "EndpointSlice"),
+        ("coordination.k8s.io", "Lease"),
+        ("rbac.authorization.k8s.io", "Role"),
+        ("rbac.authorization.k8s.io", "RoleBinding"),
+        ("", "PersistentVolumeClaim"),
+        ("networking.k8s.io", "Ingress"),
+    ] {
+        check(group, of, json!({}), &[]);
+        check_update(group, of, json!({}), &[]);
+    }
+}
+
+#[test]
+fn metadata() {
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"name": "A_b"}}),
+        &["metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"],
+    );
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"name": null}}),
+        &["metadata.name: Required value: name or generateName is required"],
+    );
+    check("", "ConfigMap", json!({"metadata": {"namespace": null}}), &["metadata.namespace: Required value"]);
+    check(
+        "",
+        "Namespace",
+        json!({"metadata": {"namespace": "x"}}),
+        &["metadata.namespace: Forbidden: not allowed on this type"],
+    );
+    check("", "Namespace", json!({"metadata": {"name": "a.b"}}), &["must not contain dots"]);
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"labels": {"-a": "b c"}}}),
+        &[
+            "metadata.labels: Invalid value: \"-a\": name part",
+            "metadata.labels: Invalid value: \"b c\": a valid label",
+        ],
+    );
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"annotations": {"a": "x".repeat(300_000)}}}),
+        &["metadata.annotations: Too long: may not be more than 262144 bytes"],
+    );
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}}),
+        &["metadata.ownerReferences[0].uid: Required value: must not be empty"],
+    );
+    check(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"finalizers": ["orphan", "foregroundDeletion"]}}),
+        &["finalizer orphan and foregroundDeletion cannot be both set"],
+    );
+    check_update(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"name": "other"}}),
+        &["metadata.name: Invalid value: \"other\": field is immutable"],
+    );
+    check_update(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"uid": "u-2"}}),
+        &["metadata.uid: Invalid value: \"u-2\": field is immutable"],
+    );
+    check_update(
+        "",
+        "ConfigMap",
+        json!({"metadata": {"resourceVersion": null}}),
+        &["metadata.resourceVersion: Invalid value: \"\": must be specified for an update"],
+    );
+    let of = kind("", "ConfigMap");
+    let deleting =
+        with(of, &json!({"metadata": {"deletionTimestamp": "2026-11-20T10:00:00Z", "finalizers": ["a.b/c"]}}));
+    let more = patch::merge(deleting.clone(), &json!({"metadata": {"finalizers": ["a.b/c", "a.b/d"]}})).expect("patch");
+    compare(
+        update(of, &more, &deleting),
+        &[
+            "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"a.b/d\"}",
+        ],
+    );
+}
+
+#[test]
+fn pods() {
+    check("", "Pod", json!({"spec": {"containers": []}}), &["spec.containers: Required value"]);
+    check("", "Pod", json!({"spec": null}), &["spec.containers: Required value"]);
+    check("", "Pod", container(json!({"image": ""})), &["spec.containers[0].image: Required value"]);
+    check(
+        "",
+        "Pod",
+        container(json!({"name": "A"})),
+        &["spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"restartPolicy": "Sometimes"}}),
+        &[
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+        ],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"initContainers": [{"name": "c", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}),
+        &["spec.initContainers[0].name: Duplicate value: \"c\""],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"activeDeadlineSeconds": 0}}),
+        &["spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"ephemeralContainers": [{"name": "e", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"}]}}),
+        &["spec.ephemeralContainers: Forbidden: cannot be set on create"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"dnsPolicy": "None"}}),
+        &["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"],
+    );
+    check("", "Pod", json!({"spec": {"nodeSelector": {"a b": "c"}}}), &["spec.nodeSelector: Invalid value: \"a b\""]);
+    check("", "Pod", json!({"spec": {"imagePullSecrets": [{}]}}), &["spec.imagePullSecrets[0].name: Required value"]);
+}
+
+#[test]
+fn ports_and_variables() {
+    check(
+        "",
+        "Pod",
+        container(json!({"ports": [{"containerPort": 70000}]})),
+        &["spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81, "name": "a"}]})),
+        &["spec.containers[0].ports[1].name: Duplicate value: \"a\""],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"ports": [{"containerPort": 80, "protocol": "IP"}]})),
+        &["ports[0].protocol: Unsupported value: \"IP\": supported values: \"SCTP\", \"TCP\", \"UDP\""],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"ports": [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}]})),
+        &["spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\""],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"env": [{"name": ""}, {"name": "A=B"}]})),
+        &["spec.containers[0].env[0].name: Required value", "spec.containers[0].env[1].name: Invalid value: \"A=B\""],
+    );
+    check(
+        "",
+        "Pod",
+        container(
+            json!({"env": [{"name": "A", "value": "x", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}),
+        ),
+        &["env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty"],
+    );
+    check("", "Pod", container(json!({"env": [{"name": "A", "valueFrom": {}}]})), &["must specify one of: `fieldRef`"]);
+    check(
+        "",
+        "Pod",
+        container(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]})),
+        &[
+            "fieldRef.fieldPath: Invalid value: \"spec.x\": error converting fieldPath: field label not supported: spec.x",
+        ],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}]})),
+        &[],
+    );
+    check("", "Pod", container(json!({"envFrom": [{}]})), &["must specify one of: `configMapRef` or `secretRef`"]);
+}
+
+#[test]
+fn volumes_and_mounts() {
+    check(
+        "",
+        "Pod",
+        container(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]})),
+        &["spec.containers[0].volumeMounts[0].name: Not found: \"v\""],
+    );
+    let volume = |volume: Value| json!({"spec": {"volumes": [volume]}});
+    check("", "Pod", volume(json!({"name": "v"})), &["spec.volumes[0]: Required value: must specify a volume type"]);
+    check(
+        "",
+        "Pod",
+        volume(json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/x"}})),
+        &["spec.volumes[0].hostPath: Forbidden: may not specify more than 1 volume type"],
+    );
+    check(
+        "",
+        "Pod",
+        volume(json!({"name": "v", "hostPath": {"path": "/a/../b"}})),
+        &["spec.volumes[0].hostPath.path: Invalid value: \"/a/../b\": must not contain '..'"],
+    );
+    check(
+        "",
+        "Pod",
+        volume(json!({"name": "v", "secret": {"defaultMode": 1000}})),
+        &[
+            "spec.volumes[0].secret.secretName: Required value",
+            "must be a number between 0 and 0777 (octal), both inclusive",
+        ],
+    );
+    check(
+        "",
+        "Pod",
+        volume(
+            json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 60}}]}}),
+        ),
+        &["may not specify a duration less than 10 minutes"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}, {"name": "v", "emptyDir": {}}]}}),
+        &["spec.volumes[1].name: Duplicate value: \"v\""],
+    );
+}
+
+#[test]
+fn resources_and_probes() {
+    check(
+        "",
+        "Pod",
+        container(json!({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}})),
+        &["spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"resources": {"requests": {"apples": "2"}}})),
+        &["resources.requests[apples]: Invalid value: \"apples\": must be a standard resource for containers"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"resources": {"requests": {"cpu": "-1"}}})),
+        &["must be greater than or equal to 0"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"resources": {"limits": {"a.b/gpu": "1.5"}}})),
+        &["must be an integer", "must be an integer"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"livenessProbe": {}})),
+        &["spec.containers[0].livenessProbe: Required value: must specify a handler type"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"livenessProbe": {"httpGet": {"port": 80}, "successThreshold": 2}})),
+        &["livenessProbe.successThreshold: Invalid value: 2: must be 1"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"readinessProbe": {"tcpSocket": {"port": 0}}})),
+        &["readinessProbe.tcpSocket.port: Invalid value: 0"],
+    );
+    check(
+        "",
+        "Pod",
+        container(json!({"lifecycle": {"preStop": {"exec": {"command": ["x"]}, "sleep": {"seconds": 1}}}})),
+        &["preStop.sleep: Forbidden: may not specify more than 1 handler type"],
+    );
+}
+
+#[test]
+fn placement() {
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"tolerations": [{"operator": "Equal"}]}}),
+        &["operator must be Exists when `key` is empty"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 5, "effect": "NoSchedule"}]}}),
+        &["effect must be 'NoExecute' when `tolerationSeconds` is set"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"topologySpreadConstraints": [{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "X"}]}}),
+        &["maxSkew: Invalid value: 0: must be greater than zero", "whenUnsatisfiable: Unsupported value"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}}}),
+        &["must have at least one node selector term"],
+    );
+    check(
+        "",
+        "Pod",
+        json!({"spec": {"affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 0, "podAffinityTerm": {"topologyKey": "x"}}]}}}}),
+        &["weight: Invalid value: 0: must be in the range 1-100"],
+    );
+}
+
+#[test]
+fn pod_changes() {
+    let mut image = good(kind("", "Pod"));
+    image["spec"]["containers"][0]["image"] = json!("j");
+    compare(update(kind("", "Pod"), &image, &good(kind("", "Pod"))), &[]);
+    check_update(
+        "",
+        "Pod",
+        json!({"spec": {"tolerations": [{"key": "a", "operator": "Exists"}], "activeDeadlineSeconds": 5}}),
+        &[],
+    );
+    check_update(
+        "",
+        "Pod",
+        json!({"spec": {"nodeName": "n"}}),
+        &["spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`"],
+    );
+    check_update(
+        "",
+        "Pod",
+        json!({"spec": {"containers": []}}),
+        &["spec.containers: Forbidden: pod updates may not add or remove containers"],
+    );
+    check_update(
+        "",
+        "Pod",
+        json!({"spec": {"schedulingGates": [{"name": "g"}]}}),
+        &["only deletion is allowed, but found new scheduling gate 'g'"],
+    );
+    let pod = kind("", "Pod");
+    let ended = with(
+        pod,
+        &json!({"spec": {"restartPolicy": "Never"}, "status": {"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]}}),
+    );
+    let revived = patch::merge(
+        ended.clone(),
+        &json!({"status": {"containerStatuses": [{"name": "c", "state": {"running": {}}}]}}),
+    )
+    .expect("patch");
+    compare(
+        update_status(pod, &revived, &ended),
+        &["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"],
+    );
+}
+
+#[test]
+fn workloads() {
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"selector": {"matchLabels": {"app": "other"}}}}),
+        &[
+            "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+        ],
+    );
+    check("apps", "Deployment", json!({"spec": {"selector": null}}), &["spec.selector: Required value"]);
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"selector": {"matchLabels": null}}}),
+        &["spec.selector: Invalid value: {}: empty selector is invalid for deployment"],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"replicas": -1}}),
+        &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"strategy": {"type": "Recreate"}}}),
+        &["spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}}}),
+        &["may not be 0 when `maxSurge` is 0"],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": "150%"}}}}),
+        &["must not be greater than 100%"],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"template": {"spec": {"restartPolicy": "Never"}}}}),
+        &["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
+    );
+    check(
+        "apps",
+        "Deployment",
+        json!({"spec": {"progressDeadlineSeconds": 5, "minReadySeconds": 5}}),
+        &["must be greater than minReadySeconds"],
+    );
+    check_update(
+        "apps",
+        "Deployment",
+        json!({"spec": {"selector": {"matchLabels": {"app": "x"}}, "template": {"metadata": {"labels": {"app": "x"}}}}}),
+        &["spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"x\"}}: field is immutable"],
+    );
+    check(
+        "",
+        "ReplicationController",
+        json!({"spec": {"selector": {"a": "b"}}}),
+        &["`selector` does not match template `labels`"],
+    );
+    check("", "ReplicationController", json!({"spec": {"selector": null}}), &["spec.selector: Required value"]);
+    check_update(
+        "apps",
+        "StatefulSet",
+        json!({"spec": {"serviceName": "x"}}),
+        &["updates to statefulset spec for fields other than"],
+    );
+    check_update("apps", "StatefulSet", json!({"spec": {"replicas": 3}}), &[]);
+    let deployment = kind("apps", "Deployment");
+    compare(
+        update_status(
+            deployment,
+            &with(deployment, &json!({"status": {"replicas": 1, "readyReplicas": 2}})),
+            &good(deployment),
+        ),
+        &["status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"],
+    );
+}
+
+#[test]
+fn jobs() {
+    check(
+        "batch",
+        "Job",
+        json!({"spec": {"template": {"spec": {"restartPolicy": "Always"}}}}),
+        &["spec.template.spec.restartPolicy: Required value: valid values: \"OnFailure\", \"Never\""],
+    );
+    check_update(
+        "batch",
+        "Job",
+        json!({"spec": {"template": {"spec": {"hostname": "x"}}}}),
+        &["spec.template: Invalid value"],
+    );
+    check("batch", "CronJob", json!({"spec": {"schedule": "* * *"}}), &["expected exactly 5 fields, found 3"]);
+    check("batch", "CronJob", json!({"spec": {"schedule": "0 25 * * *"}}), &["spec.schedule: Invalid value"]);
+    check("batch", "CronJob", json!({"spec": {"schedule": "0 0-8/2 1,15 jan-mar MON"}}), &[]);
+    check("batch", "CronJob", json!({"metadata": {"name": "x".repeat(60)}}), &["must be no more than 52 characters"]);
+}
+
+#[test]
+fn services() {
+    check("", "Service", json!({"spec": {"ports": []}}), &["spec.ports: Required value"]);
+    let port =
+        |fields: Value| patch::merge(json!({"port": 80, "targetPort": 80, "protocol": "TCP"}), &fields).expect("patch");
+    check(
+        "",
+        "Service",
+        json!({"spec": {"ports": [port(json!({})), port(json!({"port": 81}))]}}),
+        &["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"],
+    );
+    check(
+        "",
+        "Service",
+        json!({"spec": {"ports": [port(json!({"name": "a"})), port(json!({"name": "b"}))]}}),
+        &["spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\""],
+    );
+    check(
+        "",
+        "Service",
+        json!({"spec": {"ports": [port(json!({"nodePort": 30000}))]}}),
+        &["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
+    );
+    check(
+        "",
+        "Service",
+        json!({"spec": {"ports": [port(json!({"targetPort": "Http_"}))]}}),
+        &["spec.ports[0].targetPort: Invalid value: \"Http_\": must contain only alpha-numeric"],
+    );
+    check(
+        "",
+        "Service",
+        json!({"spec": {"type": "Magic"}}),
+        &[
+            "spec.type: Unsupported value: \"Magic\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+        ],
+    );
+    check("", "Service", json!({"spec": {"sessionAffinity": "X"}}), &["spec.sessionAffinity: Unsupported value"]);
+    check(
+        "",
+        "Service",
+        json!({"spec": {"clusterIP": "10.96.0.9"}}),
+        &["spec.clusterIPs: Invalid value: [\"10.96.0.7\"]: first value must match `clusterIP`"],
+    );
+    check(
+        "",
+        "Service",
+        json!({"spec": {"externalIPs": ["127.0.0.1"]}}),
+        &["may not be in the loopback range", "externalTrafficPolicy: Required value"],
+    );
+    check_update(
+        "",
+        "Service",
+        json!({"spec": {"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]}}),
+        &["spec.clusterIPs[0]: Invalid value: [\"10.96.0.9\"]: may not change once set"],
+    );
+    check("", "Service", json!({"metadata": {"name": "a.b"}}), &["must not contain dots"]);
+}
+
+#[test]
+fn endpoints_and_slices() {
+    check(
+        "",
+        "Endpoints",
+        json!({"subsets": [{}]}),
+        &["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"],
+    );
+    check(
+        "",
+        "Endpoints",
+        json!({"subsets": [{"addresses": [{"ip": "127.0.0.1"}]}]}),
+        &["subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range"],
+    );
+    check("discovery.k8s.io", "EndpointSlice", json!({"addressType": null}), &["addressType: Required value"]);
+    check(
+        "discovery.k8s.io",
+        "EndpointSlice",
+        json!({"endpoints": [{"addresses": []}]}),
+        &["endpoints[0].addresses: Required value: must contain at least 1 address"],
+    );
+    check(
+        "discovery.k8s.io",
+        "EndpointSlice",
+        json!({"endpoints": vec![json!({"addresses": ["10.0.0.1"]}); 1001]}),
+        &["endpoints: Too many: 1001: must have at most 1000 items"],
+    );
+    check_update(
+        "discovery.k8s.io",
+        "EndpointSlice",
+        json!({"addressType": "IPv6", "endpoints": []}),
+        &["addressType: Invalid value: \"IPv6\": field is immutable"],
+    );
+}
+
+#[test]
+fn configuration() {
+    check("", "ConfigMap", json!({"data": {"a/b": "c"}}), &["data[a/b]: Invalid value: \"a/b\": a valid config key"]);
+    check(
+        "",
+        "ConfigMap",
+        json!({"data": {"a": "x".repeat(1_100_000)}}),
+        &["Too long: may not be more than 1048576 bytes"],
+    );
+    let of = kind("", "ConfigMap");
+    let old = with(of, &json!({"immutable": true, "data": {"a": "1"}}));
+    let new = with(of, &json!({"immutable": true, "data": {"a": "2"}}));
+    compare(update(of, &new, &old), &["data: Forbidden: field is immutable when `immutable` is set"]);
+    check(
+        "",
+        "Secret",
+        json!({"type": "kubernetes.io/tls"}),
+        &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
+    );
+    check(
+        "",
+        "Secret",
+        json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "bm90IGpzb24="}}),
+        &["<secret contents redacted>"],
+    );
+    check_update("", "Secret", json!({"type": "other"}), &["type: Invalid value: \"other\": field is immutable"]);
+    check(
+        "",
+        "Event",
+        json!({"involvedObject": {"namespace": "x"}}),
+        &["involvedObject.namespace: Invalid value: \"x\": does not match event.namespace"],
+    );
+    check(
+        "coordination.k8s.io",
+        "Lease",
+        json!({"spec": {"leaseDurationSeconds": 0}}),
+        &["spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0"],
+    );
+}
+
+#[test]
+fn nodes() {
+    check(
+        "",
+        "Node",
+        json!({"spec": {"taints": [{"key": "a", "effect": "X"}]}}),
+        &["spec.taints[0].effect: Unsupported value"],
+    );
+    check(
+        "",
+        "Node",
+        json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoSchedule", "value": "b"}]}}),
+        &["taints must be unique by key and effect pair"],
+    );
+    let of = kind("", "Node");
+    let old = with(of, &json!({"spec": {"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]}}));
+    let new = with(of, &json!({"spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}}));
+    compare(update(of, &new, &old), &["node updates may not change podCIDR except from \"\" to valid"]);
+}
+
+#[test]
+fn access_rules() {
+    let rbac = "rbac.authorization.k8s.io";
+    check(
+        rbac,
+        "Role",
+        json!({"rules": [{"verbs": [], "apiGroups": [""], "resources": ["pods"]}]}),
+        &["rules[0].verbs: Required value: verbs must contain at least one value"],
+    );
+    check(
+        rbac,
+        "Role",
+        json!({"rules": [{"verbs": ["get"], "nonResourceURLs": ["/x"]}]}),
+        &["namespaced rules cannot apply to non-resource URLs"],
+    );
+    check(rbac, "Role", json!({"metadata": {"name": "system:controller:x"}}), &[]);
+    check(
+        rbac,
+        "RoleBinding",
+        json!({"roleRef": {"kind": "Pod"}}),
+        &["roleRef.kind: Unsupported value: \"Pod\": supported values: \"ClusterRole\", \"Role\""],
+    );
+    check_update(
+        rbac,
+        "RoleBinding",
+        json!({"roleRef": {"name": "other"}}),
+        &[
+            "roleRef: Invalid value: {\"apiGroup\":\"rbac.authorization.k8s.io\",\"kind\":\"Role\",\"name\":\"other\"}: cannot change roleRef",
+        ],
+    );
+}
+
+#[test]
+fn kinds_without_rules_need_what_their_schema_requires() {
+    check("storage.k8s.io", "VolumeAttachment", json!({}), &["spec: Required value"]);
+    check("node.k8s.io", "RuntimeClass", json!({}), &["handler: Required value"]);
+}
+
+#[test]
+fn odd_shapes_break_nothing() {
+    for kind in kinds::KINDS {
+        for object in [
+            json!(null),
+            json!({}),
+            json!({"spec": [], "metadata": "x", "rules": 1, "subsets": {}, "data": []}),
+            json!({"spec": {"template": 1, "ports": "x", "containers": [1, null], "volumes": [[]]}}),
+        ] {
+            create(kind, &object);
+            update(kind, &object, &json!({}));
+            update(kind, &json!({}), &object);
+            update_status(kind, &object, &json!({}));
+        }
+    }
+}
