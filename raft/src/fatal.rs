@@ -42,6 +42,7 @@ impl FatalCell {
         });
     }
 
+    #[cfg(test)]
     pub fn get(&self) -> Option<Fatal> {
         self.0.borrow().clone()
     }

@@ -40,5 +40,13 @@ pub use read::ReadError;
 pub use start::{Options, StartError, Tls, start};
 pub use status::{PeerStatus, Role, Status};
 
+#[cfg(test)]
+extern crate self as pintle_raft;
+#[cfg(test)]
+#[path = "../tests/support/ledger.rs"]
+mod ledger;
+#[cfg(test)]
+mod suite;
+
 /// What precedes a server's name in the common name of its certificate.
 pub const CERTIFICATE_NAME_PREFIX: &str = "system:pintle:server:";

@@ -34,8 +34,12 @@ pub const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// Pause before a proposal or a read is tried again after "not the leader", if nothing tells that the leader changed.
 pub const LEADER_RETRY: Duration = Duration::from_millis(20);
 
-/// How long a follower waits for the answer to a forwarded batch or read index.
-pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a proposed entry may take to be applied before its outcome is called unknown: the leader may have lost its
+/// quorum after it took the entry.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(7);
+
+/// How long a follower waits for the answer to a forwarded batch or read index. Longer than what the leader allows itself.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Reads waiting for one round of read index.
 pub const READS_WAITING: usize = 64 * 1024;
@@ -115,6 +119,12 @@ pub const PROMOTE_LAG: u64 = 1000;
 
 /// Connecting to a peer, with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// Pause after the first failed attempt to open an append stream.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+
+/// Longest such pause: how late a peer that is back is found.
+pub const RECONNECT_MAX: Duration = Duration::from_millis(200);
 
 /// A peer's part of the TLS handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -277,11 +277,12 @@ impl Node {
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
         let batch = wire::encode_batch(commands);
         self.raft.client_write_ff(batch, Some(responder)).await.map_err(|_| Refused::Stopped)?;
-        match answer.await {
-            Ok(Ok(response)) => Ok(response.data.0),
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            Ok(Err(error)) => Err(Refused::Unknown(error.to_string())),
-            Err(_) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
+        match clock::timeout(limits::COMMIT_TIMEOUT, answer).await {
+            Ok(Ok(Ok(response))) => Ok(response.data.0),
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(not_leader(&forward)),
+            Ok(Ok(Err(error))) => Err(Refused::Unknown(error.to_string())),
+            Ok(Err(_)) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
+            Err(_) => Err(Refused::Unknown(format!("not committed within {:?}", limits::COMMIT_TIMEOUT))),
         }
     }
 }

@@ -10,6 +10,8 @@
 mod open;
 mod store;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::PathBuf;
@@ -95,6 +97,8 @@ struct State {
     committed: Option<RaftLogId>,
     last: Option<RaftLogId>,
     tail: Tail,
+    /// Index of the first entry if nothing was purged: 0, except in openraft's test suite.
+    first: u64,
     /// Counts truncations, so that a reader notices one that happened while it read from disk.
     truncations: u64,
 }
@@ -122,7 +126,7 @@ impl Shared {
 impl State {
     /// Indexes that the log holds, `first..end`.
     fn bounds(&self) -> (u64, u64) {
-        (next_index(self.purged), next_index(self.last))
+        (next_index(self.purged).max(self.first), next_index(self.last))
     }
 }
 

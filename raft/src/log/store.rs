@@ -69,6 +69,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                     return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
                 }
             }
+            if let (Some(first), None) = (entries.first(), state.last) {
+                state.first = first.log_id.index;
+            }
             for entry in &entries {
                 state.tail.push(entry.clone());
                 state.last = Some(entry.log_id);

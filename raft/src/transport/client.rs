@@ -16,6 +16,7 @@ use openraft::raft::{
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
+use pintle_base::backoff::Backoff;
 use pintle_base::clock;
 use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
@@ -164,15 +165,15 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: u64, node: &Peer) -> Network {
-        Network { link: self.0.link(target, node), purpose: Purpose::Replicate }
+        Network::new(self.0.link(target, node), Purpose::Replicate)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Network {
-        Network { link: self.0.link(target, node), purpose: Purpose::Heartbeat }
+        Network::new(self.0.link(target, node), Purpose::Heartbeat)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Network {
-        Network { link: self.0.link(target, node), purpose: Purpose::Snapshot }
+        Network::new(self.0.link(target, node), Purpose::Snapshot)
     }
 }
 
@@ -180,6 +181,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 pub(crate) struct Network {
     link: Arc<Link>,
     purpose: Purpose,
+    backoff: Backoff,
 }
 
 type RpcError = RPCError<TypeConfig>;
@@ -201,9 +203,13 @@ fn describe(status: &Status) -> String {
 }
 
 impl Network {
+    fn new(link: Arc<Link>, purpose: Purpose) -> Self {
+        Self { link, purpose, backoff: Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_MAX) }
+    }
+
     /// One bidirectional stream. It ends after some requests or seconds, and openraft opens the next: while one is open,
     /// everything after its first entry counts as in use and the log is not purged.
-    async fn pipeline<S>(&self, input: S) -> Result<AppendResults<'static>, RpcError>
+    async fn pipeline<S>(&mut self, input: S) -> Result<AppendResults<'static>, RpcError>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
@@ -214,7 +220,15 @@ impl Network {
             .take_until(Box::pin(clock::sleep(limits::STREAM_AGE)));
         let mut bulk = self.link.bulk.clone();
         let limit = limits::CONNECT_TIMEOUT + limits::PING_TIMEOUT;
-        let answers = within(limit, bulk.append(requests)).await.map_err(|status| unreachable(&status))?;
+        let answers = match within(limit, bulk.append(requests)).await {
+            Ok(answers) => answers,
+            Err(status) => {
+                // openraft pauses between requests; a stream that never began would be tried again without a pause.
+                clock::sleep(self.backoff.next_delay()).await;
+                return Err(unreachable(&status));
+            }
+        };
+        self.backoff.reset();
         Ok(Box::pin(answers.map(|answer| match answer {
             Ok(answer) => wire::from_appended(answer).map_err(|error| nonsense(&error)),
             Err(status) => Err(unreachable(&status)),
@@ -318,6 +332,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             header: Some(self.link.header()),
             from_leader: Some(wire::to_vote(*req.from_leader())),
             last_log: req.last_log_id().copied().map(wire::to_log_id),
+            target: *req.to_node_id(),
         };
         let mut control = self.link.control.clone();
         let answer = within(option.hard_ttl(), control.transfer_leader(request)).await;

@@ -171,7 +171,7 @@ impl Consensus for Service {
         self.node.check_may_vote()?;
         let from_leader = wire::from_vote(request.from_leader).map_err(invalid)?;
         let last = request.last_log.map(wire::from_log_id);
-        let transfer = TransferLeaderRequest::new(from_leader, self.node.me().id, last);
+        let transfer = TransferLeaderRequest::new(from_leader, request.target, last);
         let refused = match self.node.raft.handle_transfer_leader(transfer).await.map_err(stopped)? {
             Ok(()) => None,
             Err(TransferLeaderError::VoteChanged { actual, .. }) => Some(Refused::VoteChanged(wire::to_vote(actual))),

@@ -1,0 +1,41 @@
+//! openraft's own test suite over our log store and apply thread, on a real disk.
+
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::apply::{self, Machine, SnapshotPolicy};
+use crate::core::TypeConfig;
+use crate::fatal::FatalCell;
+use crate::ledger::Ledger;
+use crate::log::{self, LogStore};
+use crate::snapshot::Snapshots;
+
+struct Builder;
+
+/// Keeps the writer running and the directory in place.
+struct Guard(#[allow(dead_code)] log::Writer, #[allow(dead_code)] TempDir);
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
+    async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let fatal = FatalCell::new();
+        let log = log::open(dir.path(), fatal.clone()).expect("open the log");
+        let snapshots = Arc::new(Snapshots::open(dir.path()).expect("open snapshots"));
+        // The suite applies entries that it never appended.
+        let (_, flushed) = watch::channel(u64::MAX);
+        let ledger = Box::new(Ledger::open(&dir.path().join("state")));
+        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX };
+        let (machine, _thread, _) = apply::start(ledger, snapshots, flushed, policy, fatal).expect("start applying");
+        let store = LogStore(Arc::clone(&log.shared));
+        Ok((Guard(log.writer, dir), store, machine))
+    }
+}
+
+#[tokio::test]
+async fn the_storage_passes_the_suite_of_openraft() {
+    Suite::<TypeConfig, LogStore, Machine, Builder, Guard>::test_all(Builder).await.expect("suite");
+}
