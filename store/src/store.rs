@@ -210,7 +210,9 @@ impl Store {
             self.barrier().await?;
         }
         let short = request.range_end.is_empty();
-        self.read(short, move |view| read_range(view, &request)).await
+        let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
+        self.fill(&mut answer.header);
+        Ok(answer)
     }
 
     /// Reads keys in bounded parts, all at the revision of the first. Only the last part has header, `more` and `count`.
@@ -430,8 +432,7 @@ impl Store {
         let short = request.compare.iter().all(|compare| compare.range_end.is_empty())
             && operations.all(|operation| operation.encoded_len() < 512 && !has_end(operation));
         let mut answer = self.read(short, move |view| run_read_txn(view, &request)).await?;
-        let revision = answer.header.map_or(0, |header| header.revision);
-        answer.header = self.header(revision);
+        self.fill(&mut answer.header);
         Ok(answer)
     }
 
@@ -445,7 +446,13 @@ impl Store {
             match clock::timeout(left, consensus.read_index()).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(ReadFailure::Stopped)) => return Err(StoreError::Stopped),
-                Ok(Err(ReadFailure::Unconfirmed)) => clock::sleep(backoff.next_delay()).await,
+                Ok(Err(ReadFailure::Unconfirmed)) => {
+                    let delay = backoff.next_delay();
+                    if clock::now() + delay >= deadline {
+                        return Err(StoreError::ReadTimeout);
+                    }
+                    clock::sleep(delay).await;
+                }
                 Err(_) => return Err(StoreError::ReadTimeout),
             }
         }

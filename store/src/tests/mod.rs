@@ -1,1 +1,8 @@
+//! Behaviour of the whole store without Raft: scripts, a model, and the etcd front, on a log that is just a queue.
 
+mod front;
+mod local;
+mod model;
+mod replicated;
+mod script;
+mod watching;
