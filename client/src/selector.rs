@@ -75,6 +75,13 @@ impl LabelQuery {
         self
     }
 
+    /// Both selectors together.
+    pub fn with(mut self, other: &Self) -> Self {
+        self.requirements.extend(other.requirements.iter().cloned());
+        self.nothing |= other.nothing;
+        self
+    }
+
     /// True if the selector has no requirement and matches everything.
     pub fn is_everything(&self) -> bool {
         !self.nothing && self.requirements.is_empty()

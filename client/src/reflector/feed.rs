@@ -172,20 +172,4 @@ async fn list_versions<K: Reflected>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn start_failed(code: u16) -> watcher::Error {
-        let mut status = kube::core::response::Status::failure("refused", "Because");
-        status.code = code;
-        watcher::Error::WatchStartFailed(kube::Error::Api(status.boxed()))
-    }
-
-    #[test]
-    fn only_a_compacted_version_is_listed_anew() {
-        assert_eq!(remedy(&start_failed(410)), Remedy::StartOver);
-        assert_eq!(remedy(&start_failed(422)), Remedy::UsePages);
-        assert_eq!(remedy(&start_failed(503)), Remedy::Wait);
-        assert_eq!(remedy(&watcher::Error::NoResourceVersion), Remedy::Wait);
-    }
-}
+mod tests;
