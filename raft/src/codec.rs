@@ -128,17 +128,18 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Record;
     use crate::core::raft_log_id;
-    use crate::machine::{LogId, Peer};
+    use crate::machine::LogId;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
-    fn entry(payload: EntryPayload<Batch, u64, Peer>) -> Entry {
+    fn entry(payload: EntryPayload<Batch, u64, Record>) -> Entry {
         Entry { log_id: raft_log_id(LogId { term: 3, index: 7 }), payload }
     }
 
     fn membership() -> Membership {
-        let peer = Peer { id: 1, name: "a".into(), ..Peer::default() };
+        let peer = Record { name: "a".into(), ..Record::default() };
         Membership::new(vec![BTreeSet::from([1])], BTreeMap::from([(1, peer)])).expect("valid")
     }
 

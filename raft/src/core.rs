@@ -16,7 +16,7 @@ openraft::declare_raft_types!(
         D = Batch,
         R = Replies,
         NodeId = u64,
-        Node = Peer,
+        Node = Record,
         Term = u64,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
 );
@@ -25,10 +25,33 @@ pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
 pub(crate) type Entry = EntryOf<TypeConfig>;
 pub(crate) type RaftLogId = LogIdOf<TypeConfig>;
 pub(crate) type Vote = VoteOf<TypeConfig>;
-pub(crate) type Membership = openraft::Membership<u64, Peer>;
+pub(crate) type Membership = openraft::Membership<u64, Record>;
 pub(crate) type StoredMembership = StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Arc<SnapshotDir>>;
+
+/// What the membership records of a member, under its id.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub name: String,
+    pub peer_addr: String,
+    pub client_addr: String,
+    pub api_addr: String,
+}
+
+impl Record {
+    pub fn peer(&self, id: u64) -> Peer {
+        let Self { name, peer_addr, client_addr, api_addr } = self.clone();
+        Peer { id, name, peer_addr, client_addr, api_addr }
+    }
+}
+
+impl From<Peer> for Record {
+    fn from(peer: Peer) -> Self {
+        let Peer { id: _, name, peer_addr, client_addr, api_addr } = peer;
+        Self { name, peer_addr, client_addr, api_addr }
+    }
+}
 
 /// The commands of one entry: an encoded `pintle.raft.v1.Batch`. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

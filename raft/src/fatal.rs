@@ -42,11 +42,6 @@ impl FatalCell {
         });
     }
 
-    #[cfg(test)]
-    pub fn get(&self) -> Option<Fatal> {
-        self.0.borrow().clone()
-    }
-
     /// Waits for the reason.
     pub async fn wait(&self) -> Fatal {
         let mut receiver = self.0.subscribe();

@@ -73,7 +73,7 @@ pub trait StateMachine: Send + 'static {
 }
 
 /// A member as recorded in the membership.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
     /// Never reused, also after the member was removed.
     pub id: u64,

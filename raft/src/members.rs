@@ -9,7 +9,7 @@ use pintle_base::clock;
 use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::change_request::Change as Wire;
 
-use crate::core::{TypeConfig, next_index};
+use crate::core::{Record, TypeConfig, next_index};
 use crate::limits;
 use crate::machine::Peer;
 use crate::node::Node;
@@ -105,7 +105,7 @@ impl Node {
         match change {
             Change::AddLearner(peer) => {
                 check_new(&peer, &status.peers)?;
-                written(self.raft.add_learner(peer.id, peer, false).await.map(drop))
+                written(self.raft.add_learner(peer.id, peer.into(), false).await.map(drop))
             }
             Change::Promote(id) => {
                 if known(id).ok_or_else(|| unknown(id))?.voter {
@@ -121,7 +121,7 @@ impl Node {
                 if found.voter && status.voters().count() == 1 {
                     return Err(Refused::Invalid("the last voter cannot be removed".to_owned()));
                 }
-                let change: ChangeMembers<u64, Peer> =
+                let change: ChangeMembers<u64, Record> =
                     if found.voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
                 written(self.raft.change_membership(change, false).await.map(drop))
             }

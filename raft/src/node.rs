@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applying;
-use crate::core::{Raft, TypeConfig, next_index};
+use crate::core::{Raft, Record, TypeConfig, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::identity::Identity;
 use crate::limits;
@@ -38,7 +38,7 @@ pub(crate) struct Node {
     /// Held while a snapshot is received: one at a time.
     pub receiving: tokio::sync::Mutex<()>,
     /// The members given at start, for as long as the log names none.
-    pub founders: BTreeMap<u64, Peer>,
+    pub founders: BTreeMap<u64, Record>,
     pub data_dir: PathBuf,
     pub identity: Mutex<Identity>,
     /// Must not vote yet, see [`crate::identity`].
@@ -57,7 +57,7 @@ impl Node {
         links: Arc<Links>,
         applying: Arc<Applying>,
         snapshots: Arc<Snapshots>,
-        founders: BTreeMap<u64, Peer>,
+        founders: BTreeMap<u64, Record>,
         (data_dir, identity): (PathBuf, Identity),
         lease: Duration,
         fatal: FatalCell,
@@ -114,8 +114,9 @@ impl Node {
         Some(self.links.link(id, &self.peer(id)?))
     }
 
-    fn peer(&self, id: u64) -> Option<Peer> {
-        self.status.borrow().peer(id).or_else(|| self.founders.get(&id)).cloned()
+    fn peer(&self, id: u64) -> Option<Record> {
+        let recorded = self.status.borrow().peer(id).cloned();
+        recorded.map(Record::from).or_else(|| self.founders.get(&id).cloned())
     }
 
     /// Waits until another leader is known, or for `pause`.
@@ -292,7 +293,11 @@ impl Handle {
         if !known.is_empty() {
             return known.to_vec();
         }
-        self.node.founders.values().map(|peer| crate::PeerStatus { peer: peer.clone(), voter: true }).collect()
+        self.node
+            .founders
+            .iter()
+            .map(|(id, record)| crate::PeerStatus { peer: record.peer(*id), voter: true })
+            .collect()
     }
 
     /// Hands leadership to a voter, or to the one whose log is longest. Returns when it is known that it has changed.

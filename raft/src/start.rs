@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{self, Applying, SnapshotPolicy};
-use crate::core::{Raft, log_id, next_index};
+use crate::core::{Raft, Record, log_id, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::identity::{self, Identity};
 use crate::limits;
@@ -283,8 +283,8 @@ fn spawn_server(node: &Arc<Node>, listener: TcpListener, tls: &Arc<rustls::Serve
     });
 }
 
-fn by_id(peers: &[Peer]) -> BTreeMap<u64, Peer> {
-    peers.iter().map(|peer| (peer.id, peer.clone())).collect()
+fn by_id(peers: &[Peer]) -> BTreeMap<u64, Record> {
+    peers.iter().map(|peer| (peer.id, peer.clone().into())).collect()
 }
 
 fn me(options: &Options) -> Result<Me, StartError> {

@@ -65,10 +65,8 @@ impl Status {
 pub(crate) fn status(metrics: &RaftMetrics<TypeConfig>, previous: &Status, lease: Duration) -> Status {
     let membership = metrics.membership_config.membership();
     let voters: Vec<u64> = membership.voter_ids().collect();
-    let peers: Vec<PeerStatus> = membership
-        .nodes()
-        .map(|(id, peer)| PeerStatus { peer: Peer { id: *id, ..peer.clone() }, voter: voters.contains(id) })
-        .collect();
+    let peers: Vec<PeerStatus> =
+        membership.nodes().map(|(id, peer)| PeerStatus { peer: peer.peer(*id), voter: voters.contains(id) }).collect();
     // Most changes leave the members alone; watchers may compare by pointer.
     let peers = if *previous.peers == peers { Arc::clone(&previous.peers) } else { Arc::new(peers) };
     let cut_off = voters.len() > 1 && metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() > lease);

@@ -9,7 +9,7 @@ use openraft::raft::{AppendEntriesRequest, StreamAppendError, StreamAppendResult
 use pintle_proto::raft_v1 as pb;
 use prost::Message;
 
-use crate::core::{Batch, Entry, Membership, RaftLogId, SnapshotMeta, StoredMembership, TypeConfig, Vote};
+use crate::core::{Batch, Entry, Membership, RaftLogId, Record, SnapshotMeta, StoredMembership, TypeConfig, Vote};
 use crate::machine::Peer;
 
 /// A message of a peer that cannot be.
@@ -70,7 +70,7 @@ fn to_membership(log_id: Option<RaftLogId>, membership: &Membership) -> pb::Memb
             .iter()
             .map(|ids| pb::Voters { ids: ids.iter().copied().collect() })
             .collect(),
-        nodes: membership.nodes().map(|(id, peer)| pb::Member { id: *id, ..to_member(peer) }).collect(),
+        nodes: membership.nodes().map(|(id, record)| to_member(&record.peer(*id))).collect(),
     }
 }
 
@@ -80,7 +80,8 @@ fn from_membership(membership: pb::Membership) -> Result<(Option<RaftLogId>, Mem
         return Ok((log_id, Membership::default()));
     }
     let configs: Vec<BTreeSet<u64>> = membership.configs.into_iter().map(|ids| ids.ids.into_iter().collect()).collect();
-    let nodes: BTreeMap<u64, Peer> = membership.nodes.into_iter().map(|node| (node.id, from_member(node))).collect();
+    let nodes: BTreeMap<u64, Record> =
+        membership.nodes.into_iter().map(|node| (node.id, from_member(node).into())).collect();
     let membership = Membership::new(configs, nodes).map_err(|e| WireError::Membership(e.to_string()))?;
     Ok((log_id, membership))
 }
@@ -227,7 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn membership() -> StoredMembership {
-        let peers = (1..=3).map(|id| (id, Peer { id, name: format!("server-{id}"), ..Peer::default() }));
+        let peers = (1..=3).map(|id| (id, Record { name: format!("server-{id}"), ..Record::default() }));
         let configs = vec![BTreeSet::from([1, 2]), BTreeSet::from([1, 3])];
         let membership = Membership::new(configs, peers.collect::<BTreeMap<_, _>>()).expect("valid");
         StoredMembership::new(Some(RaftLogId::new_term_index(2, 9)), membership)

@@ -190,7 +190,8 @@ async fn a_wiped_member_does_not_vote_until_it_has_caught_up() {
     assert_eq!(cluster.members[wiped].read().await, ["kept"]);
     // Now it counts again: without the leader, the two others go on.
     eventually("it is admitted", || {
-        std::fs::read(cluster.members[wiped].options.data_dir.join("identity")).is_ok_and(|record| record.last() == Some(&0))
+        std::fs::read(cluster.members[wiped].options.data_dir.join("identity"))
+            .is_ok_and(|record| record.last() == Some(&0))
     })
     .await;
     cluster.members[leader].kill().await;

@@ -88,7 +88,10 @@ fn tamper(dir: &Path, change: impl FnOnce(&DB)) {
 async fn what_was_flushed_is_there_after_a_restart() {
     let dir = filled().await;
     let mut opened = reopen(&dir).expect("open");
-    assert_eq!(opened.read(0, 100).await, (0..5).map(|i| id(1, i)).chain((5..10).map(|i| id(2, i))).collect::<Vec<_>>());
+    assert_eq!(
+        opened.read(0, 100).await,
+        (0..5).map(|i| id(1, i)).chain((5..10).map(|i| id(2, i))).collect::<Vec<_>>()
+    );
     let mut reader = opened.store.get_log_reader().await;
     assert_eq!(reader.read_vote().await.expect("vote"), Some(Vote::new_committed(2, 1)));
     assert_eq!(*opened.log.shared.flushed().borrow(), 10);

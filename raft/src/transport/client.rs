@@ -27,9 +27,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::Me;
 use super::tls::{self, ConnectError};
-use crate::core::{Snapshot, TypeConfig, Vote};
+use crate::core::{Record, Snapshot, TypeConfig, Vote};
 use crate::limits;
-use crate::machine::Peer;
 use crate::snapshot::{SnapshotDir, read_chunk};
 use crate::wire::{self, WireError};
 
@@ -61,7 +60,7 @@ impl Links {
     }
 
     /// The connections to a peer; new ones if its name or address changed.
-    pub fn link(&self, id: u64, peer: &Peer) -> Arc<Link> {
+    pub fn link(&self, id: u64, peer: &Record) -> Arc<Link> {
         let mut links = self.links.lock();
         if let Some(link) = links.get(&id)
             && link.name == peer.name
@@ -83,7 +82,7 @@ impl Links {
     }
 }
 
-fn client(peer: &Peer, tls: &Arc<rustls::ClientConfig>) -> Client {
+fn client(peer: &Record, tls: &Arc<rustls::ClientConfig>) -> Client {
     let (addr, name, tls) = (peer.peer_addr.clone(), peer.name.clone(), Arc::clone(tls));
     let connector = tower::service_fn(move |_: http::Uri| {
         let connecting = tls::connect(addr.clone(), name.clone(), Arc::clone(&tls));
@@ -164,15 +163,15 @@ pub(crate) struct NetworkFactory(pub Arc<Links>);
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
-    async fn new_client(&mut self, target: u64, node: &Peer) -> Network {
+    async fn new_client(&mut self, target: u64, node: &Record) -> Network {
         Network::new(self.0.link(target, node), Purpose::Replicate)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Peer) -> Network {
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Record) -> Network {
         Network::new(self.0.link(target, node), Purpose::Heartbeat)
     }
 
-    async fn new_snapshot_client(&mut self, target: u64, node: &Peer) -> Network {
+    async fn new_snapshot_client(&mut self, target: u64, node: &Record) -> Network {
         Network::new(self.0.link(target, node), Purpose::Snapshot)
     }
 }

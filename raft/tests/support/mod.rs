@@ -202,7 +202,8 @@ impl Cluster {
             let running: Vec<&Member> = self.members.iter().filter(|member| member.running.is_some()).collect();
             let leaders: Vec<Option<u64>> = running.iter().map(|member| member.handle().status().leader).collect();
             let Some(Some(leader)) = leaders.first() else { return false };
-            let known = running.iter().any(|member| member.options.id == *leader && member.handle().status().is_leader());
+            let known =
+                running.iter().any(|member| member.options.id == *leader && member.handle().status().is_leader());
             found = self.members.iter().position(|member| member.options.id == *leader).unwrap_or(0);
             known && leaders.iter().all(|other| *other == Some(*leader))
         })
