@@ -182,7 +182,7 @@ impl Term {
             Read::Scalar => match found {
                 None => self.value.is_empty(),
                 Some(Value::String(text)) => *text == self.value,
-                Some(other) => other.to_string() == self.value,
+                Some(other) => format!("{other}") == self.value,
             },
             Read::Flag => found.and_then(Value::as_bool).unwrap_or(false).to_string() == self.value,
             Read::Count => found.and_then(Value::as_i64).unwrap_or(0).to_string() == self.value,

@@ -4,6 +4,7 @@
 //! Pure functions on trees. The order of a write is: decode, default, prepare (here), admission, validate, store.
 
 mod deletion;
+mod job;
 mod pod;
 mod scale;
 mod service;
@@ -15,6 +16,7 @@ use crate::meta::{Meta, MetaMut};
 use crate::tree;
 
 pub use deletion::{Deletion, begin_deletion};
+pub use job::select_own_pods;
 pub use pod::qos_class;
 pub use scale::{replicas, scale_of, set_scale};
 

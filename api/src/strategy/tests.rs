@@ -130,6 +130,18 @@ fn scale_shows_replicas_and_selector() {
 }
 
 #[test]
+fn a_job_selects_its_own_pods() {
+    let mut job =
+        json!({"metadata": {"name": "j", "uid": "u"}, "spec": {"template": {"metadata": {"labels": {"a": "b"}}}}});
+    select_own_pods(&mut job);
+    assert_eq!(job["spec"]["selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": "u"}}));
+    assert_eq!(job["spec"]["template"]["metadata"]["labels"]["job-name"], "j");
+    let mut manual = json!({"spec": {"manualSelector": true}});
+    select_own_pods(&mut manual);
+    assert!(manual["spec"].get("selector").is_none());
+}
+
+#[test]
 fn some_kinds_are_written_only_with_a_version() {
     assert!(allows_unconditional_update(kind("", "Pod")));
     assert!(!allows_unconditional_update(kind("coordination.k8s.io", "Lease")));

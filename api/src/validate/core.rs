@@ -100,18 +100,12 @@ pub(super) fn secret(object: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => docker_config(errors, object, ".dockercfg", &data),
         "kubernetes.io/dockerconfigjson" => docker_config(errors, object, ".dockerconfigjson", &data),
-        "kubernetes.io/basic-auth" => {
-            if !has("username") && !has("password") {
-                errors.push(FieldError::required(&data.key("username"), ""));
-                errors.push(FieldError::required(&data.key("password"), ""));
-            }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errors.push(FieldError::required(&data.key("username"), ""));
+            errors.push(FieldError::required(&data.key("password"), ""));
         }
-        "kubernetes.io/ssh-auth" => {
-            if tree::map(object, "/data")
-                .is_none_or(|data| data.get("ssh-privatekey").is_none_or(|key| decoded_length(key) == 0))
-            {
-                errors.push(FieldError::required(&data.key("ssh-privatekey"), ""));
-            }
+        "kubernetes.io/ssh-auth" if is_blank(object, "ssh-privatekey") => {
+            errors.push(FieldError::required(&data.key("ssh-privatekey"), ""));
         }
         "kubernetes.io/tls" => {
             require(errors, "tls.crt");
@@ -119,6 +113,11 @@ pub(super) fn secret(object: &Value, errors: &mut Errors) {
         }
         _ => {}
     }
+}
+
+/// Whether an entry of the data is missing or empty.
+fn is_blank(object: &Value, key: &str) -> bool {
+    tree::map(object, "/data").and_then(|data| data.get(key)).is_none_or(|value| decoded_length(value) == 0)
 }
 
 fn docker_config(errors: &mut Errors, object: &Value, key: &str, data: &Path) {
