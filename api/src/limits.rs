@@ -32,3 +32,7 @@ pub const JSON_PATCH_COPY_BYTES: usize = BODY_BYTES_MAX;
 
 /// Longest text of one error answer. Texts quote what was sent, which may be as long as a body.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Most errors that validation reports for one object: more than anybody reads, and a bound on the answer, in which each
+/// error takes some hundred bytes where its cause took ten.
+pub const FIELD_ERRORS_MAX: usize = 200;

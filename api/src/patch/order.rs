@@ -31,14 +31,16 @@ pub(super) fn normalize(merged: Vec<Value>, wish: &[Value], server: &[Value], me
     };
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| place(item, &wished).is_some());
-    named.sort_by_key(|item| place(item, &wished));
+    named.sort_by_cached_key(|item| place(item, &wished));
     // Elements unknown to the server's order (there are none unless the patch added them) stay behind.
-    others.sort_by_key(|item| place(item, &placed).unwrap_or(usize::MAX));
-    weave(others, named, |item| place(item, &placed))
+    others.sort_by_cached_key(|item| place(item, &placed).unwrap_or(usize::MAX));
+    let with_place = |items: Vec<Value>| items.into_iter().map(|item| (place(&item, &placed), item)).collect();
+    weave(with_place(others), with_place(named))
 }
 
-/// Merges two rows. An element of `left` comes first only where both heads have a place and its place is smaller.
-fn weave(left: Vec<Value>, right: Vec<Value>, place: impl Fn(&Value) -> Option<usize>) -> Vec<Value> {
+/// Merges two rows of elements with their places. An element of `left` comes first only where both heads have a place
+/// and its place is smaller.
+fn weave(left: Vec<(Option<usize>, Value)>, right: Vec<(Option<usize>, Value)>) -> Vec<Value> {
     let mut woven = Vec::with_capacity(left.len() + right.len());
     let mut left = left.into_iter().peekable();
     let mut right = right.into_iter().peekable();
@@ -47,9 +49,9 @@ fn weave(left: Vec<Value>, right: Vec<Value>, place: impl Fn(&Value) -> Option<u
             (None, None) => return woven,
             (Some(_), None) => true,
             (None, Some(_)) => false,
-            (Some(l), Some(r)) => matches!((place(l), place(r)), (Some(l), Some(r)) if l < r),
+            (Some((l, _)), Some((r, _))) => matches!((l, r), (Some(l), Some(r)) if l < r),
         };
-        woven.extend(if take_left { left.next() } else { right.next() });
+        woven.extend(if take_left { left.next() } else { right.next() }.map(|(_, item)| item));
     }
 }
 

@@ -4,6 +4,8 @@
 //! Where the schema knows nothing (unknown fields), maps merge and lists are replaced. Work is linear in the sizes of
 //! document and patch apart from sorting.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::{PatchError, go_map, kind_of, malformed, order};
@@ -102,8 +104,8 @@ fn merge_field(original: &mut Object, key: String, value: Value, schema: Schema)
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
     let Some(keys) = patch.shift_remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || malformed("invalid patch format of retainKeys");
-    let keys = keys.as_array().ok_or_else(bad)?;
-    let named = |key: &str| keys.iter().any(|named| named.as_str() == Some(key));
+    let keys: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| keys.contains(key);
     let foreign = |(key, value): (&String, &Value)| {
         !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(SET_ORDER) && !named(key)
     };
@@ -224,7 +226,7 @@ fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(
     if replace {
         return Ok((Vec::new(), plain));
     }
-    let gone: std::collections::HashSet<String> = gone.into_iter().collect();
+    let gone: HashSet<String> = gone.into_iter().collect();
     old.retain(|item| order::identity(item, key).is_none_or(|identity| !gone.contains(&identity)));
     Ok((old, plain))
 }

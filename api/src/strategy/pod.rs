@@ -1,5 +1,7 @@
 //! Pods: quality of service, and the narrow writes that their subresources allow.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::quantity::Quantity;
@@ -57,10 +59,10 @@ pub(super) fn resized_only(new: &mut Value, old: &Value) {
     let asked = new.clone();
     super::take_from_old(new, old, &[]);
     for list in ["/spec/containers", "/spec/initContainers"] {
-        let wanted = tree::list(&asked, list);
+        let wanted: HashMap<&str, &Value> =
+            tree::list(&asked, list).iter().map(|container| (tree::text(container, "/name"), container)).collect();
         for container in tree::list_mut(new, list) {
-            let name = tree::text(container, "/name").to_owned();
-            let Some(source) = wanted.iter().find(|source| tree::text(source, "/name") == name) else { continue };
+            let Some(source) = wanted.get(tree::text(container, "/name")) else { continue };
             for key in ["resources", "resizePolicy"] {
                 if let Some(value) = source.get(key) {
                     tree::set(container, key, value.clone());

@@ -1,5 +1,7 @@
 //! Services: the two spellings of the cluster address, and what an update keeps that its author left out.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Value, json};
 
 use crate::tree;
@@ -54,19 +56,17 @@ fn keep_allocated(new: &mut Value, old: &Value) {
 }
 
 fn node_ports(new: &mut Value, old: &Value) {
-    let given: Vec<((String, i64), i64)> = tree::list(old, "/spec/ports")
+    let number = |port: &Value| tree::int(port, "/nodePort").filter(|number| *number != 0);
+    let taken: HashSet<i64> = tree::list(new, "/spec/ports").iter().filter_map(number).collect();
+    let given: HashMap<(String, i64), i64> = tree::list(old, "/spec/ports")
         .iter()
-        .filter_map(|port| Some((identity(port), tree::int(port, "/nodePort").filter(|number| *number != 0)?)))
+        .filter_map(|port| Some((identity(port), number(port).filter(|number| !taken.contains(number))?)))
         .collect();
-    let taken: Vec<i64> =
-        tree::list(new, "/spec/ports").iter().filter_map(|port| tree::int(port, "/nodePort")).collect();
     for port in tree::list_mut(new, "/spec/ports") {
-        if tree::int(port, "/nodePort").unwrap_or(0) != 0 {
-            continue;
-        }
-        let identity = identity(port);
-        if let Some((_, number)) = given.iter().find(|(of, number)| *of == identity && !taken.contains(number)) {
-            tree::set(port, "nodePort", *number);
+        if number(port).is_none()
+            && let Some(given) = given.get(&identity(port))
+        {
+            tree::set(port, "nodePort", *given);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The row of a pod: the STATUS column sums up phase, reasons, containers and deletion.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -77,10 +79,12 @@ fn tally(pod: &Value) -> Tally {
     tally
 }
 
-fn is_sidecar(pod: &Value, name: &str) -> bool {
+fn sidecars(pod: &Value) -> HashSet<&str> {
     tree::list(pod, "/spec/initContainers")
         .iter()
-        .any(|container| tree::text(container, "/name") == name && tree::text(container, "/restartPolicy") == "Always")
+        .filter(|container| tree::text(container, "/restartPolicy") == "Always")
+        .map(|container| tree::text(container, "/name"))
+        .collect()
 }
 
 /// Counts one container's restarts.
@@ -93,12 +97,13 @@ fn count(status: &Value, restarts: &mut i64, last: &mut Option<Timestamp>) {
 /// sidecars are left in the tally, because they go on counting beside those of the app.
 fn init_containers(pod: &Value, tally: &mut Tally) -> bool {
     let all = tree::list(pod, "/spec/initContainers");
-    tally.total += all.iter().filter(|container| tree::text(container, "/restartPolicy") == "Always").count();
+    let sidecars = sidecars(pod);
+    tally.total += sidecars.len();
     let (mut sidecar_restarts, mut sidecar_last) = (0, None);
     let mut initializing = false;
     for (index, status) in tree::list(pod, "/status/initContainerStatuses").iter().enumerate() {
         count(status, &mut tally.restarts, &mut tally.last_restart);
-        let sidecar = is_sidecar(pod, tree::text(status, "/name"));
+        let sidecar = sidecars.contains(tree::text(status, "/name"));
         if sidecar {
             count(status, &mut sidecar_restarts, &mut sidecar_last);
         }
@@ -159,6 +164,11 @@ fn readiness_gates(pod: &Value) -> String {
     if gates.is_empty() {
         return NONE.to_owned();
     }
-    let open = gates.iter().filter(|gate| cells::is_true(pod, tree::text(gate, "/conditionType"))).count();
+    let holding: HashSet<&str> = tree::list(pod, "/status/conditions")
+        .iter()
+        .filter(|condition| tree::text(condition, "/status") == "True")
+        .map(|condition| tree::text(condition, "/type"))
+        .collect();
+    let open = gates.iter().filter(|gate| holding.contains(tree::text(gate, "/conditionType"))).count();
     format!("{open}/{}", gates.len())
 }

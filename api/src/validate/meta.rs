@@ -158,7 +158,8 @@ pub(super) fn step(_kind: &Kind, new: &Value, old: &Value, errors: &mut Errors) 
 
 /// Finalizers that were there keep their names, whatever they look like.
 fn finalizers_format(now: Meta<'_>, before: Meta<'_>, path: &Path, errors: &mut Errors) {
-    for finalizer in now.finalizers().filter(|finalizer| !before.has_finalizer(finalizer)) {
+    let old: HashSet<&str> = before.finalizers().collect();
+    for finalizer in now.finalizers().filter(|finalizer| !old.contains(finalizer)) {
         checks::invalid(errors, path, finalizer, names::qualified_name(finalizer));
     }
 }
@@ -179,8 +180,8 @@ fn no_new_finalizers(now: Meta<'_>, before: Meta<'_>, path: &Path, errors: &mut 
 }
 
 /// The errors of the options of a deletion.
-pub fn delete_options(options: &Value) -> Errors {
-    let mut errors = Errors::new();
+pub fn delete_options(options: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
     let policy = tree::some_text(options, "/propagationPolicy");
     let path = Path::new("propagationPolicy");
     if tree::at(options, "/orphanDependents").is_some() && policy.is_some() {
@@ -193,5 +194,5 @@ pub fn delete_options(options: &Value) -> Errors {
     for value in tree::list(options, "/dryRun").iter().filter(|value| value.as_str() != Some("All")) {
         errors.push(FieldError::not_supported(&Path::new("dryRun"), value.clone(), &["All"]));
     }
-    errors
+    errors.0
 }

@@ -28,13 +28,29 @@ mod workload;
 use serde_json::Value;
 
 use crate::kinds::Kind;
+use crate::limits;
 use crate::status::{FieldError, Path};
 
 pub use meta::delete_options;
 pub use pod_update::{ephemeral_containers as pod_ephemeral_containers, resize as pod_resize};
 
-/// What validation collects.
-type Errors = Vec<FieldError>;
+/// What validation collects: the first [`limits::FIELD_ERRORS_MAX`] errors. A body of many wrong entries must not become
+/// an answer many times its size.
+#[derive(Default)]
+struct Errors(Vec<FieldError>);
+
+impl Errors {
+    fn push(&mut self, error: FieldError) {
+        if self.0.len() < limits::FIELD_ERRORS_MAX {
+            self.0.push(error);
+        }
+    }
+
+    fn extend(&mut self, errors: impl IntoIterator<Item = FieldError>) {
+        let room = limits::FIELD_ERRORS_MAX.saturating_sub(self.0.len());
+        self.0.extend(errors.into_iter().take(room));
+    }
+}
 
 /// The rules of one kind beyond metadata.
 struct Rules {
@@ -114,18 +130,18 @@ fn of(kind: &Kind) -> Option<&'static Rules> {
 
 /// The errors of a new object.
 pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     meta::object(kind, object, &mut errors);
     if (kind.group, kind.kind) == ("", "Pod") {
         pod::create_only(object, &mut errors);
     }
     rules_of(kind, object, &mut errors);
-    errors
+    errors.0
 }
 
 /// The errors of a change from `old` to `new`. `new` must carry the resourceVersion it was read at.
 pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     meta::step(kind, new, old, &mut errors);
     if let Some(rules) = of(kind) {
         (rules.step)(new, old, &mut errors);
@@ -134,17 +150,17 @@ pub fn update(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     if (kind.group, kind.kind) != ("", "Pod") {
         rules_of(kind, new, &mut errors);
     }
-    errors
+    errors.0
 }
 
 /// The errors of a write to the status subresource.
 pub fn update_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors = Errors::default();
     meta::step(kind, new, old, &mut errors);
     if let Some(rules) = of(kind) {
         (rules.status)(new, old, &mut errors);
     }
-    errors
+    errors.0
 }
 
 fn rules_of(kind: &Kind, object: &Value, errors: &mut Errors) {

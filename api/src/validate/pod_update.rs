@@ -1,6 +1,8 @@
 //! What may change in a pod that exists: very little. Images, deadline, more tolerations; gates may only go; everything
 //! else has a subresource or means a new pod.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::Value;
 
 use super::container::Role;
@@ -119,17 +121,11 @@ fn active_deadline(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
 
 /// Tolerations may be added; of an existing one only the seconds may change.
 fn tolerations(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
-    let plain = |toleration: &Value| {
-        let mut plain = toleration.clone();
-        tree::remove(&mut plain, "tolerationSeconds");
-        plain
+    let identity = |toleration: &Value| -> [String; 4] {
+        ["/key", "/operator", "/value", "/effect"].map(|field| tree::text(toleration, field).to_owned())
     };
-    let now: Vec<Value> = tree::list(new, "/spec/tolerations").iter().map(plain).collect();
-    let gone = tree::list(old, "/spec/tolerations")
-        .iter()
-        .map(plain)
-        .any(|before| !now.iter().any(|now| tree::same(Some(now), Some(&before))));
-    if gone {
+    let now: HashSet<[String; 4]> = tree::list(new, "/spec/tolerations").iter().map(identity).collect();
+    if tree::list(old, "/spec/tolerations").iter().any(|before| !now.contains(&identity(before))) {
         let text = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden(&path.child("tolerations"), text));
     }
@@ -137,11 +133,10 @@ fn tolerations(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
 }
 
 fn scheduling_gates(errors: &mut Errors, new: &Value, old: &Value, path: &Path) {
-    let names = |object| -> Vec<&str> {
-        tree::list(object, "/spec/schedulingGates").iter().map(|gate| tree::text(gate, "/name")).collect()
-    };
-    let before = names(old);
-    for name in names(new).into_iter().filter(|name| !before.contains(name)) {
+    let before: HashSet<&str> =
+        tree::list(old, "/spec/schedulingGates").iter().map(|gate| tree::text(gate, "/name")).collect();
+    let now = tree::list(new, "/spec/schedulingGates").iter().map(|gate| tree::text(gate, "/name"));
+    for name in now.filter(|name| !before.contains(name)) {
         let text = format!("only deletion is allowed, but found new scheduling gate '{name}'");
         errors.push(FieldError::forbidden(&path.child("schedulingGates"), text));
     }
@@ -179,33 +174,40 @@ fn no_resurrection(errors: &mut Errors, new: &Value, old: &Value, list: &str, pa
     if !matches!(policy, "Never" | "OnFailure") || list != "containerStatuses" || by_container {
         return;
     }
-    let statuses = tree::list(new, &format!("/status/{list}"));
+    let statuses = by_name(tree::list(new, &format!("/status/{list}")));
     for before in tree::list(old, &format!("/status/{list}")) {
         let Some(exit) = tree::int(before, "/state/terminated/exitCode") else { continue };
         if policy == "OnFailure" && exit != 0 {
             continue;
         }
-        let name = tree::text(before, "/name");
         let revived = statuses
-            .iter()
-            .enumerate()
-            .find(|(_, status)| tree::text(status, "/name") == name && tree::at(status, "/state/terminated").is_none());
+            .get(tree::text(before, "/name"))
+            .filter(|(_, status)| tree::at(status, "/state/terminated").is_none());
         if let Some((index, _)) = revived {
             let text = "may not be transitioned to non-terminated state";
-            errors.push(FieldError::forbidden(&path.child(list).index(index).child("state"), text));
+            errors.push(FieldError::forbidden(&path.child(list).index(*index).child("state"), text));
         }
     }
 }
 
+/// Elements and their places, by name; the first of equal names counts.
+fn by_name(items: &[Value]) -> HashMap<&str, (usize, &Value)> {
+    let mut found = HashMap::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        found.entry(tree::text(item, "/name")).or_insert((index, item));
+    }
+    found
+}
+
 /// The errors of a write to `pods/ephemeralcontainers`: containers may be added, none may change or go.
-pub fn ephemeral_containers(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
+pub fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
     let path = spec().child("ephemeralContainers");
     pod::object(new, &mut errors);
-    let now = tree::list(new, "/spec/ephemeralContainers");
+    let now = by_name(tree::list(new, "/spec/ephemeralContainers"));
     for before in tree::list(old, "/spec/ephemeralContainers") {
         let name = tree::text(before, "/name");
-        match now.iter().enumerate().find(|(_, container)| tree::text(container, "/name") == name) {
+        match now.get(name) {
             None => {
                 let text = format!("existing ephemeral containers {name:?} may not be removed\n");
                 errors.push(FieldError::forbidden(&path, text));
@@ -217,12 +219,12 @@ pub fn ephemeral_containers(new: &Value, old: &Value) -> Errors {
             Some(_) => {}
         }
     }
-    errors
+    errors.0
 }
 
 /// The errors of a write to `pods/resize`: only amounts of cpu and memory of containers may differ.
-pub fn resize(new: &Value, old: &Value) -> Errors {
-    let mut errors = Errors::new();
+pub fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
     pod::object(new, &mut errors);
     let mut plain = new.clone();
     for list in ["containers", "initContainers"] {
@@ -238,5 +240,5 @@ pub fn resize(new: &Value, old: &Value) -> Errors {
         let text = "only cpu and memory resources are mutable";
         errors.push(FieldError::forbidden(&spec(), text));
     }
-    errors
+    errors.0
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{create, update, update_status};
 use crate::kinds::{self, Kind};
 use crate::status::FieldError;
-use crate::{defaults, patch};
+use crate::{defaults, patch, strategy};
 
 fn kind(group: &str, kind: &str) -> &'static Kind {
     kinds::by_gvk(group, "v1", kind).expect("known kind")
@@ -497,6 +497,65 @@ fn odd_shapes_break_nothing() {
             update(kind, &object, &json!({}));
             update(kind, &json!({}), &object);
             update_status(kind, &object, &json!({}));
+        }
+    }
+}
+
+#[test]
+fn the_number_of_errors_is_bounded() {
+    let labels: serde_json::Map<String, Value> = (0..5000).map(|n| (format!("-{n}"), json!("x"))).collect();
+    let errors = create(kind("", "ConfigMap"), &with(kind("", "ConfigMap"), &json!({"metadata": {"labels": labels}})));
+    assert_eq!(errors.len(), crate::limits::FIELD_ERRORS_MAX);
+}
+
+/// Replaces the `at`-th value of the tree (counted depth first) by `junk`.
+fn replace(tree: &mut Value, at: &mut usize, junk: &Value) {
+    if *at == 0 {
+        *tree = junk.clone();
+        *at = usize::MAX;
+        return;
+    }
+    *at = at.saturating_sub(usize::from(*at != usize::MAX));
+    match tree {
+        Value::Object(object) => object.values_mut().for_each(|child| replace(child, at, junk)),
+        Value::Array(items) => items.iter_mut().for_each(|child| replace(child, at, junk)),
+        _ => {}
+    }
+}
+
+#[test]
+fn junk_anywhere_breaks_nothing() {
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let all = [
+        json!(null),
+        json!(-1),
+        json!(i64::MAX),
+        json!("\u{0}é"),
+        json!([{}, [], null]),
+        json!({"": {"a": "b"}}),
+        json!(0.5),
+    ];
+    for kind in kinds::KINDS {
+        let base = good(kind);
+        for at in 0..60 {
+            for junk in &all {
+                let mut object = base.clone();
+                replace(&mut object, &mut { at }, junk);
+                let mut next = object.clone();
+                defaults::apply(kind, &mut next);
+                create(kind, &next);
+                update(kind, &next, &base);
+                update(kind, &base, &next);
+                update_status(kind, &next, &base);
+                crate::table::row(kind, &next, now);
+                strategy::prepare_for_create(kind, &mut next.clone());
+                strategy::prepare_for_update(kind, &mut next.clone(), &base);
+                strategy::prepare_for_update(kind, &mut base.clone(), &next);
+                strategy::prepare_for_subresource(kind, "status", &mut next.clone(), &base);
+                strategy::begin_deletion(kind, &mut next, Some(i64::MIN), now);
+                // Whether it applies does not matter here.
+                let _ = patch::strategic(base.clone(), &object, kind.schema());
+            }
         }
     }
 }
