@@ -50,6 +50,8 @@ pub const PROBE_REDIRECTS: usize = 10;
 pub const REFERENCES_REMEMBERED: usize = 2048;
 /// Age at which a remembered ConfigMap or Secret is read again: volumes follow within 60-90 s, as upstream.
 pub const REFERENCE_AGE: Duration = Duration::from_secs(45);
+/// Time a server has to answer when an earlier answer could be used instead (I10).
+pub const REFERENCE_WAIT: Duration = Duration::from_secs(2);
 /// Bytes of one projected volume; ConfigMap and Secret are bounded at 1 MiB each by the API server.
 pub const PROJECTED_BYTES: usize = 16 << 20;
 /// Log, exec and port-forward streams one agent serves at once.

@@ -38,6 +38,6 @@ pub fn write_pause(path: &Path) -> Result<(), BuildError> {
 pub async fn import(socket: &Path, archive: &Path) -> Result<(), ProgramError> {
     let socket = socket.to_string_lossy();
     let archive = archive.to_string_lossy();
-    let args = ["--address", &socket, "--namespace", "k8s.io", "images", "import", "--no-unpack", &archive];
+    let args = ["--address", &socket, "--namespace", "k8s.io", "images", "import", &archive];
     program::run("ctr", &args, None, Duration::max(limits::PROGRAM, limits::IMAGE_PULL)).await.map(|_| ())
 }

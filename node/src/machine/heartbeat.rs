@@ -73,7 +73,6 @@ impl Heartbeat {
     /// Runs until dropped.
     pub async fn run(mut self) {
         let mut changes = self.nodes.changes();
-        let mut ticker = clock::ticker(LOOK);
         let mut reported = None::<clock::Instant>;
         let mut images = Vec::new();
         let mut images_read = None::<clock::Instant>;
@@ -100,10 +99,10 @@ impl Heartbeat {
                 Some(age) => age >= REPORT_ANYWAY || (age >= REPORT_CHANGED && node::differs(&old, &status)),
             };
             if due {
-                self.report(status, &mut reported).await;
+                self.report(status.clone(), &mut reported).await;
             }
             tokio::select! {
-                _ = ticker.tick() => (),
+                () = clock::sleep(if ready(&status) == Some("True") { LOOK } else { LOOK / 10 }) => (),
                 () = changes.changed() => clock::sleep(LOOK / 10).await,
                 changed = self.network.changed() => {
                     if changed.is_err() {

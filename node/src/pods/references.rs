@@ -22,6 +22,14 @@ pub enum Kind {
     Secret,
 }
 
+/// Which references of a pod are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Those of variables, and logins for image registries.
+    Containers,
+    Volumes,
+}
+
 /// An object could not be read, and no earlier state of it is known.
 #[derive(Debug, thiserror::Error)]
 #[error("read {kind:?} {namespace}/{name}")]
@@ -64,14 +72,14 @@ impl References {
         Self { client, known: Mutex::default() }
     }
 
-    /// Everything `pod` refers to, not older than `age` where a server can be reached.
+    /// What `part` of `pod` refers to, not older than `age` where a server can be reached.
     ///
     /// # Errors
     /// [`ReferenceError`] for an object never read before that cannot be read now.
-    pub async fn load(&self, pod: &Pod, age: Duration) -> Result<Loaded, ReferenceError> {
+    pub async fn load(&self, pod: &Pod, part: Part, age: Duration) -> Result<Loaded, ReferenceError> {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let mut loaded = Loaded::default();
-        for (kind, name) in names(pod) {
+        for (kind, name) in names(pod, part) {
             if let Some(data) = self.get(kind, namespace, &name, age).await? {
                 loaded.0.insert((kind, name), data);
             }
@@ -93,7 +101,15 @@ impl References {
         {
             return Ok(data.clone());
         }
-        match (self.fetch(kind, namespace, name).await, remembered) {
+        let fetch = self.fetch(kind, namespace, name);
+        let fetched = match &remembered {
+            None => fetch.await,
+            Some((_, data)) => match clock::timeout(limits::REFERENCE_WAIT, fetch).await {
+                Ok(fetched) => fetched,
+                Err(_) => return Ok(data.clone()),
+            },
+        };
+        match (fetched, remembered) {
             (Ok(data), _) => {
                 let data = data.map(Arc::new);
                 let mut known = self.known.lock();
@@ -131,8 +147,16 @@ impl References {
     }
 }
 
-/// Everything the pod's variables and volumes refer to.
-fn names(pod: &Pod) -> BTreeSet<(Kind, String)> {
+fn names(pod: &Pod, part: Part) -> BTreeSet<(Kind, String)> {
+    let mut names = match part {
+        Part::Containers => names_of_containers(pod),
+        Part::Volumes => names_of_volumes(pod),
+    };
+    names.retain(|(_, name)| !name.is_empty());
+    names
+}
+
+fn names_of_containers(pod: &Pod) -> BTreeSet<(Kind, String)> {
     let mut names = BTreeSet::new();
     for container in resources::containers(pod) {
         for from in container.env_from.iter().flatten() {
@@ -144,18 +168,21 @@ fn names(pod: &Pod) -> BTreeSet<(Kind, String)> {
             names.extend(from.secret_key_ref.iter().map(|reference| (Kind::Secret, reference.name.clone())));
         }
     }
+    let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    names.extend(secrets.map(|reference| (Kind::Secret, reference.name.clone())));
+    names
+}
+
+fn names_of_volumes(pod: &Pod) -> BTreeSet<(Kind, String)> {
+    let mut names = BTreeSet::new();
     for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         names.extend(volume.config_map.iter().map(|source| (Kind::ConfigMap, source.name.clone())));
-        names.extend(
-            volume.secret.iter().filter_map(|source| source.secret_name.clone()).map(|name| (Kind::Secret, name)),
-        );
+        let secret = volume.secret.iter().filter_map(|source| source.secret_name.clone());
+        names.extend(secret.map(|name| (Kind::Secret, name)));
         for part in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
             names.extend(part.config_map.iter().map(|source| (Kind::ConfigMap, source.name.clone())));
             names.extend(part.secret.iter().map(|source| (Kind::Secret, source.name.clone())));
         }
     }
-    let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
-    names.extend(secrets.map(|reference| (Kind::Secret, reference.name.clone())));
-    names.retain(|(_, name)| !name.is_empty());
     names
 }

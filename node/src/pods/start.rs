@@ -16,7 +16,7 @@ use super::env;
 use super::hooks;
 use super::images::{self, Trouble, about};
 use super::probes::Target;
-use super::references::Loaded;
+use super::references::{Loaded, Part};
 use super::seen::{SandboxSeen, Seen};
 use super::{Context, resources};
 use crate::volumes::payload::Known;
@@ -42,7 +42,7 @@ pub async fn volumes(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, age: Dur
     if !context.runtime.is_real() {
         return Ok(()); // nobody would read them
     }
-    let loaded = context.references.load(pod, age).await.map_err(|error| Chain(&error).to_string())?;
+    let loaded = context.references.load(pod, Part::Volumes, age).await.map_err(|error| Chain(&error).to_string())?;
     let tokens = context.tokens.of(pod).await.map_err(|error| Chain(&error).to_string())?;
     let around = around(context, None, pod);
     let (pod, dirs) = (Arc::clone(pod), dirs.clone());
@@ -95,8 +95,11 @@ pub async fn container(
         context.recorder.warning(about(pod, container), "Failed", format!("Error: {text}"));
         ("CreateContainerConfigError", text)
     };
-    let loaded =
-        context.references.load(pod, START_AGE).await.map_err(|error| config_error(Chain(&error).to_string()))?;
+    let loaded = context
+        .references
+        .load(pod, Part::Containers, START_AGE)
+        .await
+        .map_err(|error| config_error(Chain(&error).to_string()))?;
     let image = images::ensure(context, pod, container, &loaded).await.inspect_err(|(reason, text)| {
         if *reason != "ErrImagePull" {
             context.recorder.warning(about(pod, container), "Failed", text.clone());
@@ -124,7 +127,7 @@ pub async fn container(
         config::container(pod, container, &context.facts, parts).map_err(|error| config_error(error.to_string()))?;
     let sandbox_config =
         config::sandbox(pod, sandbox.attempt, &context.facts).map_err(|error| config_error(error.to_string()))?;
-    let _turn = context.starts.acquire().await;
+    let turn = context.starts.acquire().await;
     let id = context.runtime.create_container(&sandbox.id, made, sandbox_config).await.map_err(|error| {
         context.recorder.warning(about(pod, container), "Failed", format!("Error: {}", Chain(&error)));
         ("CreateContainerError", Chain(&error).to_string())
@@ -135,6 +138,7 @@ pub async fn container(
         ("RunContainerError", Chain(&error).to_string())
     })?;
     context.recorder.normal(about(pod, container), "Started", format!("Container started: {}", container.name));
+    drop(turn); // a hook may take its time
     post_start(context, pod, container, sandbox, id).await
 }
 

@@ -11,6 +11,7 @@ use kube::api::PostParams;
 use parking_lot::Mutex;
 use pintle_base::clock;
 
+use crate::limits;
 use crate::volumes::payload::{TokenWish, token_wishes};
 
 /// Why there is no token.
@@ -72,7 +73,15 @@ impl Tokens {
         {
             return Ok(token.clone());
         }
-        match (self.request(pod, wish).await, old) {
+        let request = self.request(pod, wish);
+        let requested = match &old {
+            Some((token, _, expires)) if *expires > now => match clock::timeout(limits::REFERENCE_WAIT, request).await {
+                Ok(requested) => requested,
+                Err(_) => return Ok(token.clone()),
+            },
+            _ => request.await,
+        };
+        match (requested, old) {
             (Ok((token, life)), _) => {
                 let held = Held { token: token.clone(), renew_at: now + life.mul_f64(0.8), expires: now + life };
                 self.held.lock().insert(key, held);

@@ -28,6 +28,8 @@ use crate::volumes::PodDirs;
 
 /// First delay after a failed start that is not about an image: most causes are races that are over in a moment.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// How long the API may show another status than was sent before it is sent again.
+const RESTORE_AFTER: Duration = Duration::from_secs(2);
 
 pub struct Worker {
     context: Arc<Context>,
@@ -39,6 +41,8 @@ pub struct Worker {
     probers: Probers,
     /// The status last handed over for sending.
     told: Option<PodStatus>,
+    /// The pod's resource version at which a status that others changed was last put right.
+    restored: Option<String>,
     last_words: BTreeMap<String, String>,
     refreshed: clock::Instant,
     /// Requests of the other pods when this one came.
@@ -71,6 +75,7 @@ impl Worker {
             memory: Memory::default(),
             probers,
             told: None,
+            restored: None,
             last_words: BTreeMap::new(),
             refreshed: clock::now(),
             others: Some(others),
@@ -273,8 +278,19 @@ impl Worker {
         {
             limit = limit.min(until(at).max(Duration::from_millis(10)));
         }
+        // Somebody else may have changed the status (a controller that took this node for dead). What was sent has
+        // normally come back by then; it is sent again once per state of the object.
+        let foreign = pod.status != self.told && self.restored != pod.metadata.resource_version;
+        if foreign {
+            limit = limit.min(RESTORE_AFTER);
+        }
         tokio::select! {
-            () = clock::sleep(limit) => (),
+            () = clock::sleep(limit) => {
+                if foreign && limit == RESTORE_AFTER {
+                    self.restored.clone_from(&pod.metadata.resource_version);
+                    self.told = None;
+                }
+            }
             () = self.wake.notified() => (),
             changed = self.wanted.changed() => {
                 if changed.is_err() {

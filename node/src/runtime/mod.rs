@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 pub use cri::CriRuntime;
 pub use simulated::SimulatedRuntime;
+pub use spdy::failure;
 
 /// Why the runtime did not do what it was asked.
 #[derive(Debug, thiserror::Error)]

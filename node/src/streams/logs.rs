@@ -66,14 +66,42 @@ struct Shaper {
     left: Option<u64>,
 }
 
+/// A piece of a log, all of it from one of the two streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub is_stderr: bool,
+    pub text: Bytes,
+}
+
+/// Text on its way out; neighbours of the same stream are joined.
+#[derive(Default)]
+struct Outgoing {
+    pieces: Vec<(bool, BytesMut)>,
+    size: usize,
+}
+
+impl Outgoing {
+    fn push(&mut self, is_stderr: bool, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        self.size += text.len();
+        match self.pieces.last_mut() {
+            Some((of, last)) if *of == is_stderr => last.extend_from_slice(text),
+            _ => self.pieces.push((is_stderr, BytesMut::from(text))),
+        }
+    }
+}
+
 impl Shaper {
     fn new(options: Options) -> Self {
         Self { left: options.limit, options, line_begins: true, shown: true }
     }
 
     /// Appends a record's text to `out`; false once nothing more may be written.
-    fn take(&mut self, line: &[u8], out: &mut BytesMut) -> bool {
-        let Some(record) = parse(line) else { return self.write(line, true, out) };
+    fn take(&mut self, line: &[u8], out: &mut Outgoing) -> bool {
+        let Some(record) = parse(line) else { return self.write(false, line, true, out) };
+        let of = record.is_stderr;
         if self.line_begins {
             self.shown = match (self.options.since, record.time.parse::<Timestamp>()) {
                 (Some(since), Ok(time)) => time >= since,
@@ -86,17 +114,17 @@ impl Shaper {
         }
         if begins
             && self.options.timestamps
-            && !(self.write(record.time.as_bytes(), false, out) && self.write(b" ", false, out))
+            && !(self.write(of, record.time.as_bytes(), false, out) && self.write(of, b" ", false, out))
         {
             return false;
         }
-        self.write(record.text, !record.partial, out)
+        self.write(of, record.text, !record.partial, out)
     }
 
-    fn write(&mut self, text: &[u8], ends: bool, out: &mut BytesMut) -> bool {
+    fn write(&mut self, is_stderr: bool, text: &[u8], ends: bool, out: &mut Outgoing) -> bool {
         for part in [text, if ends { b"\n".as_slice() } else { b"" }] {
             let room = self.left.map_or(part.len(), |left| usize::try_from(left).unwrap_or(usize::MAX).min(part.len()));
-            out.extend_from_slice(&part[..room]);
+            out.push(is_stderr, &part[..room]);
             self.left = self.left.map(|left| left - room as u64);
         }
         self.left != Some(0)
@@ -139,7 +167,7 @@ pub async fn stream(
     path: PathBuf,
     options: Options,
     mut running: watch::Receiver<bool>,
-    out: mpsc::Sender<Bytes>,
+    out: mpsc::Sender<Piece>,
 ) -> io::Result<()> {
     let begin = match options.tail {
         Some(lines) => tail_offset(&path, lines).await?,
@@ -151,10 +179,12 @@ pub async fn stream(
     let mut pending = Vec::new();
     loop {
         let alive = *running.borrow_and_update();
-        let mut text = BytesMut::new();
+        let mut text = Outgoing::default();
         let (more, at_end) = read_some(&mut reader, &mut pending, &mut shaper, &mut text).await?;
-        if !text.is_empty() && out.send(text.freeze()).await.is_err() {
-            return Ok(()); // nobody reads any more
+        for (is_stderr, text) in text.pieces {
+            if out.send(Piece { is_stderr, text: text.freeze() }).await.is_err() {
+                return Ok(()); // nobody reads any more
+            }
         }
         if !more || (at_end && !(follow && alive)) {
             return Ok(());
@@ -192,9 +222,9 @@ async fn read_some(
     reader: &mut BufReader<File>,
     pending: &mut Vec<u8>,
     shaper: &mut Shaper,
-    out: &mut BytesMut,
+    out: &mut Outgoing,
 ) -> io::Result<(bool, bool)> {
-    while out.len() < limits::FRAME_BYTES {
+    while out.size < limits::FRAME_BYTES {
         if reader.read_until(b'\n', pending).await? == 0 {
             return Ok((true, true));
         }
@@ -266,7 +296,7 @@ mod tests {
         stream(path, options, running, out).await.expect("read");
         let mut text = Vec::new();
         while let Some(piece) = pieces.recv().await {
-            text.extend_from_slice(&piece);
+            text.extend_from_slice(&piece.text);
         }
         String::from_utf8(text).expect("text")
     }
@@ -300,17 +330,17 @@ mod tests {
         let reading = tokio::spawn(stream(path.clone(), Options { follow: true, ..Options::default() }, running, out));
         let deadline = Duration::from_secs(10);
         let mut next = async || clock::timeout(deadline, pieces.recv()).await.expect("in time");
-        assert_eq!(next().await.expect("piece"), "one\n");
+        assert_eq!(next().await.expect("piece").text, "one\n");
         let append = |text: &str| {
             use std::io::Write;
             let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).expect("open");
             file.write_all(text.as_bytes()).expect("append");
         };
         append("2026-01-01T00:00:05Z stdout F four\n");
-        assert_eq!(next().await.expect("piece"), "four\n");
+        assert_eq!(next().await.expect("piece").text, "four\n");
         std::fs::rename(&path, dir.path().join("0.log.old")).expect("rotate");
         append("2026-01-01T00:00:06Z stdout F five\n");
-        assert_eq!(next().await.expect("piece"), "five\n");
+        assert_eq!(next().await.expect("piece").text, "five\n");
         alive.send(false).expect("told");
         assert_eq!(next().await, None);
         clock::timeout(deadline, reading).await.expect("in time").expect("joined").expect("read");

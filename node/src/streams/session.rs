@@ -18,7 +18,6 @@ use pintle_proto::node_v1::node_client::NodeClient;
 use pintle_proto::node_v1::{
     AgentMessage, Frame, Hello, Logs, Open, Refused, ServerMessage, agent_message, open, server_message,
 };
-use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,7 +26,7 @@ use super::{forward, logs};
 use crate::limits;
 use crate::pods::Context;
 use crate::pods::seen::ContainerSeen;
-use crate::runtime::{Interactive, Wanted, channel};
+use crate::runtime::{Interactive, Wanted, channel, failure};
 
 type Client = NodeClient<Connection>;
 
@@ -239,13 +238,15 @@ impl Sessions {
             tail: wish.tail_lines.map(|lines| u64::try_from(lines).unwrap_or(0)),
             limit: wish.limit_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
         };
-        let (pieces_out, mut pieces) = mpsc::channel::<Bytes>(4);
+        let (pieces_out, mut pieces) = mpsc::channel::<logs::Piece>(4);
         let reading = logs::stream(path, options, running, pieces_out);
         let writing = async {
-            while let Some(mut data) = pieces.recv().await {
+            while let Some(piece) = pieces.recv().await {
+                let channel = if piece.is_stderr { channel::STDERR } else { channel::STDOUT };
+                let mut data = piece.text;
                 while !data.is_empty() {
                     let data = data.split_to(data.len().min(limits::FRAME_BYTES));
-                    if out.send(Frame { stream_id: 0, channel: channel::STDOUT, data }).await.is_err() {
+                    if out.send(Frame { stream_id: 0, channel, data }).await.is_err() {
                         return;
                     }
                 }
@@ -255,9 +256,9 @@ impl Sessions {
         tokio::select! {
             (result, ()) = async { tokio::join!(reading, writing) } => {
                 if let Err(error) = result {
-                    let data = Bytes::from(format!("failed to read the log: {error}\n"));
+                    let data = Bytes::from(failure(&format!("read the log: {error}")));
                     // The reader may be gone already.
-                    let _ = out.send(Frame { stream_id: 0, channel: channel::STDERR, data }).await;
+                    let _ = out.send(Frame { stream_id: 0, channel: channel::ERROR, data }).await;
                 }
             }
             () = reader_left => (),
@@ -301,7 +302,7 @@ impl Sessions {
         let stream = match connect {
             Ok(stream) => stream,
             Err(error) => {
-                let text = json!({ "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500, "message": error.to_string() }).to_string();
+                let text = failure(&error.to_string());
                 // The asker may be gone already.
                 let _ = out.send(Frame { stream_id: 0, channel: channel::ERROR, data: Bytes::from(text) }).await;
                 return Ok(());
