@@ -321,6 +321,8 @@ fn config(options: &Options, joining: bool) -> Result<openraft::Config, StartErr
         enable_elect: !joining,
         // After a restart a member is a follower, as the protocol has it: a term's leader is one process.
         enable_leader_restore: Some(false),
+        // Followers get an entry while the leader syncs it, not after the next message to the core.
+        broadcast_submitted_on_append: Some(true),
         // A member whose disk was wiped starts over. That it does not vote meanwhile is our business (`identity`); one that
         // lost only a part of its log does not start at all.
         allow_log_reversion: Some(true),

@@ -294,3 +294,39 @@ async fn what_cannot_be_done_is_refused_with_a_reason() {
     assert_eq!(handle.propose(Bytes::from(vec![1; limits::COMMAND_BYTES])).await.as_deref(), Ok(&b"1"[..]));
     clock::timeout(Duration::from_secs(5), handle.shutdown()).await.expect("in time");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_purges_and_a_crash_under_load_leave_all_members_equal() {
+    let mut cluster = Cluster::new(3, |options| {
+        options.snapshot_entries = 50;
+        options.entries_kept = 20;
+    });
+    cluster.start_all().await;
+    let leader = cluster.leader().await;
+    let clients: Vec<_> = (0..32)
+        .map(|client| {
+            let handle = cluster.members[leader].handle().clone();
+            tokio::spawn(async move {
+                for n in 0..100 {
+                    handle.propose(Bytes::from(format!("{client}/{n}"))).await.expect("reply");
+                }
+            })
+        })
+        .collect();
+    let follower = (leader + 1) % 3;
+    for _ in 0..2 {
+        let before = cluster.members[leader].ledger.count();
+        eventually("the load goes on", || cluster.members[leader].ledger.count() > (before + 300).min(3100)).await;
+        cluster.members[follower].kill().await;
+        cluster.members[follower].start().await;
+    }
+    for client in clients {
+        client.await.expect("client");
+    }
+    for member in &cluster.members {
+        assert_eq!(member.read().await.len(), 3200);
+        assert_eq!(member.ledger.digest(), cluster.members[leader].ledger.digest());
+    }
+    assert!(cluster.members[leader].handle().status_watch().borrow().purged > 0, "the log was purged meanwhile");
+    cluster.stop().await;
+}
