@@ -8,6 +8,8 @@ mod endpoints;
 mod objects;
 mod reconcile;
 mod roles;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

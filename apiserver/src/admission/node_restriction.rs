@@ -34,6 +34,7 @@ pub(super) fn admit(_: &Chain, review: &mut Review<'_>) -> Result<(), Status> {
     match (review.kind.group, review.kind.resource, review.operation) {
         ("", "pods", Operation::Create) if review.subresource.is_empty() => check_pod(node, review),
         ("", "pods", Operation::Update) if review.subresource == "status" => check_pod_status(node, review),
+        ("", "pods", Operation::Delete) => check_pod_delete(node, review),
         ("", "nodes", _) => check_node(node, review),
         ("coordination.k8s.io", "leases", _) => own_name(node, review, "lease"),
         ("storage.k8s.io", "csinodes", _) => own_name(node, review, "CSINode"),
@@ -74,6 +75,13 @@ fn check_pod_status(node: &str, review: &Review<'_>) -> Result<(), Status> {
         return Err(forbidden(review, &format!("node {node:?} cannot update labels through pod status")));
     }
     Ok(())
+}
+
+fn check_pod_delete(node: &str, review: &Review<'_>) -> Result<(), Status> {
+    if review.old.as_deref().is_some_and(|pod| bound_to(pod, node)) {
+        return Ok(());
+    }
+    Err(forbidden(review, &format!("node {node:?} can only delete pods with spec.nodeName set to itself")))
 }
 
 fn check_node(node: &str, review: &Review<'_>) -> Result<(), Status> {
@@ -136,8 +144,7 @@ mod tests {
 
     fn run(resource: &str, subresource: &'static str, object: Value, old: Option<Value>) -> Result<(), Status> {
         let (group, resource) = resource.split_once('/').unwrap_or(("", resource));
-        let user =
-            UserInfo { name: "system:node:n1".into(), groups: vec![node::NODES_GROUP.into()], ..UserInfo::default() };
+        let user = agent();
         let mut review = creation(kind(group, resource), &object, &user);
         if let Some(old) = old {
             review.operation = Operation::Update;
@@ -145,6 +152,18 @@ mod tests {
         }
         review.subresource = subresource;
         admit(&chain(Fixed::default()), &mut review)
+    }
+
+    fn delete(old: Value) -> Result<(), Status> {
+        let (nothing, user) = (Value::Null, agent());
+        let mut review = creation(kind("", "pods"), &nothing, &user);
+        review.operation = Operation::Delete;
+        review.old = Some(Arc::new(old));
+        admit(&chain(Fixed::default()), &mut review)
+    }
+
+    fn agent() -> UserInfo {
+        UserInfo { name: "system:node:n1".into(), groups: vec![node::NODES_GROUP.into()], ..UserInfo::default() }
     }
 
     fn node_with(name: &str, labels: Value) -> Value {
@@ -186,6 +205,10 @@ mod tests {
         let mine = |labels: Value| pod("n1", json!({}), labels);
         assert!(run("pods", "status", mine(json!({})), Some(mine(json!({})))).is_ok());
         assert!(run("pods", "status", mine(json!({"app": "x"})), Some(mine(json!({})))).is_err());
+        let other = || pod("n2", json!({}), json!({}));
+        assert!(run("pods", "status", other(), Some(other())).is_err());
+        assert!(delete(mine(json!({}))).is_ok());
+        assert!(delete(other()).is_err());
         assert!(
             run(
                 "coordination.k8s.io/leases",

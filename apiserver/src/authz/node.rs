@@ -57,10 +57,13 @@ const TABLE: &[(&str, &str, &[&str], Scope)] = &[
     ("", "nodes", &["create", "get", "list", "watch"], Scope::Any),
     ("", "nodes", CHANGE, Scope::OwnName),
     ("", "nodes/status", CHANGE, Scope::OwnName),
-    ("", "pods", &["get", "delete"], Scope::OwnPod),
+    ("", "pods", &["get"], Scope::OwnPod),
+    // For a pod that is gone the agent must read 404, so whose pod it is is looked at in admission (NodeRestriction).
+    ("", "pods", &["delete"], Scope::Any),
     ("", "pods", &["list", "watch"], Scope::SelectedPods),
     ("", "pods", &["create"], Scope::Any),
-    ("", "pods/status", &["get", "update", "patch"], Scope::OwnPod),
+    ("", "pods/status", &["get"], Scope::OwnPod),
+    ("", "pods/status", CHANGE, Scope::Any),
     ("", "pods/eviction", &["create"], Scope::OwnPod),
     ("", "secrets", READ, Scope::Referenced(Reference::Secret)),
     ("", "configmaps", READ, Scope::Referenced(Reference::ConfigMap)),
@@ -273,7 +276,7 @@ mod tests {
         check("get", "pods", "a", "mine", "", true);
         check("get", "pods", "a", "other", "", false);
         check("patch", "pods/status", "a", "mine", "", true);
-        check("patch", "pods/status", "a", "other", "", false);
+        check("get", "pods/status", "a", "other", "", false);
         check("patch", "pods", "a", "mine", "", false);
     }
 
