@@ -78,6 +78,3 @@ pub const EVENT_TTL: Duration = Duration::from_secs(3600);
 pub const LEASE_SHARE: Duration = Duration::from_secs(60);
 /// Largest number of objects on one shared lease; an expiring lease deletes them in one revision.
 pub const LEASE_OBJECTS: u32 = 1000;
-
-/// History older than this is compacted. Upstream's interval.
-pub const COMPACT_EVERY: Duration = Duration::from_secs(300);

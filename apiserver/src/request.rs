@@ -182,10 +182,10 @@ fn collection_verb(info: &mut RequestInfo, query: &Query, legacy_watch: bool) {
         }
         info.field_selector = query.text("fieldSelector").to_owned();
         info.label_selector = query.text("labelSelector").to_owned();
-        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") {
-            if let Some(name) = single_name(&info.field_selector) {
-                info.name = name.to_owned();
-            }
+        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
+            && let Some(name) = single_name(&info.field_selector)
+        {
+            info.name = name.to_owned();
         }
     }
 }

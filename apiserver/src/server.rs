@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::throttle::Throttle;
 use crate::types::{Body, Config, Ctx, Hooks, UserInfo};
-use crate::{bootstrap, compact, discovery, edge};
+use crate::{bootstrap, discovery, edge};
 
 /// Cheap to clone; clones are the same server.
 #[derive(Clone)]
@@ -60,17 +60,16 @@ impl ApiServer {
         Self { handler: Arc::new(handler) }
     }
 
-    /// Starts what runs beside requests: the watch cache, compaction, and the reconcilers of the auth half.
+    /// Starts what runs beside requests: the watch cache and the reconcilers of the auth half.
     pub fn start(&self, group: &Group) {
         self.start_cache(group);
         bootstrap::start(&self.handler.ctx, group);
     }
 
-    /// Starts the watch cache and compaction only.
+    /// Starts the watch cache only.
     pub fn start_cache(&self, group: &Group) {
         let ctx = &self.handler.ctx;
         group.spawn("watch-cache", cache::feed::run(Arc::clone(&ctx.cache), ctx.store.clone(), group.token()));
-        group.spawn("compactor", compact::run(ctx.store.clone(), group.token()));
         let (stop, stopping) = (self.handler.stop.clone(), group.token());
         group.spawn("drain", async move {
             stopping.cancelled().await;

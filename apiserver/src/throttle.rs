@@ -45,7 +45,7 @@ pub struct Throttle {
 }
 
 /// A place that is held.
-pub struct Place(Option<OwnedSemaphorePermit>);
+pub struct Place(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
 impl Default for Throttle {
     fn default() -> Self {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method};
 use parking_lot::Mutex;
 use pintle_api::status::Status;
 use pintle_base::clock;
@@ -112,22 +112,19 @@ impl Handler {
     ) -> Result<Response, Status> {
         let (mut parts, body) = request.into_parts();
         let user = self.authenticate(&parts).await?;
-        let _place = self.throttle.enter(class, &user)?;
+        let place = self.throttle.enter(class, &user)?;
         if let Decision::Deny { reason } = self.ctx.hooks().authz.authorize(&user, &info) {
             return Err(forbidden(&user, &info, &reason));
         }
         parts.extensions.insert(user.clone());
         parts.extensions.insert(info.clone());
         let call = Call { user, info, query, parts, body: Mutex::new(body) };
-        if call.info.is_resource {
-            let mut response = resource::serve(&self, call).await?;
-            // A place in the long-running class is held until the stream ends.
-            if class == Class::LongRunning {
-                response = _place.until_end_of(response);
-            }
-            return Ok(response);
-        }
-        self.non_resource(call).await
+        let response = match call.info.is_resource {
+            true => resource::serve(&self, call).await?,
+            false => self.non_resource(call).await?,
+        };
+        // A place in the long-running class is held until the stream ends.
+        Ok(if class == Class::LongRunning { place.until_end_of(response) } else { response })
     }
 
     async fn authenticate(&self, parts: &http::request::Parts) -> Result<UserInfo, Status> {
@@ -182,15 +179,9 @@ fn forbidden(user: &UserInfo, info: &RequestInfo, reason: &str) -> Status {
     };
     let scope = match info.namespace.as_str() {
         "" => " at the cluster scope".to_owned(),
-        _ if info.resource == "namespaces" && info.subresource.is_empty() && !info.name.is_empty() => {
-            format!(" in the namespace {:?}", info.namespace)
-        }
         namespace => format!(" in the namespace {namespace:?}"),
     };
     let why =
         format!("{who} cannot {} resource {resource:?} in API group {:?}{scope}{tail}", info.verb, info.api_group);
     Status::forbidden(&info.api_group, &info.resource, &info.name, &why)
 }
-
-/// A code that is not 200, for handlers that say so.
-pub(crate) const CREATED: StatusCode = StatusCode::CREATED;

@@ -9,7 +9,7 @@ use pintle_api::status::{FieldError, Path, Status};
 use pintle_api::table::Include;
 use serde_json::Value;
 
-use super::{CREATED, Call, Handler, body, delete, scale};
+use super::{Call, Handler, body, delete, scale};
 use crate::encode::Form;
 use crate::negotiate::{self, Accepted, Format};
 use crate::registry::{self, ListOptions, Page, Patch, PatchKind, Target, WriteOptions, Written};
@@ -89,7 +89,7 @@ pub(super) fn options(call: &Call) -> Result<WriteOptions, Status> {
 }
 
 pub(super) fn written(form: &Form, written: &Written, warnings: &[String]) -> Response {
-    let code = if written.created { CREATED } else { StatusCode::OK };
+    let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     let mut response = negotiate::bytes_response(code, form.accepted.format.media_type(), form.object(&written.object));
     negotiate::add_warnings(&mut response, warnings);
     negotiate::add_warnings(&mut response, &written.warnings);

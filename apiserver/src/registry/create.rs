@@ -49,7 +49,7 @@ impl Registry {
             match self.create_named(kind, namespace, attempt, options).await {
                 Err(CreateError::Exists(_)) if generated => (),
                 Err(CreateError::Exists(name)) => return Err(Status::already_exists(kind.group, kind.resource, &name)),
-                Err(CreateError::Other(status)) => return Err(status),
+                Err(CreateError::Other(status)) => return Err(*status),
                 Ok(written) => return Ok(written),
             }
         }
@@ -64,8 +64,8 @@ impl Registry {
         mut object: Value,
         options: &WriteOptions,
     ) -> Result<Written, CreateError> {
-        strategy::before_create(kind, namespace, &mut object, &options.user);
         defaults::apply(kind, &mut object);
+        strategy::before_create(kind, namespace, &mut object, &options.user);
         let name = Meta::of(&object).name().to_owned();
         for attempt in 0..limits::CLAIM_RETRIES {
             let mut review = review(Operation::Create, kind, (namespace, &name, ""), options, object.clone(), None);
@@ -128,12 +128,12 @@ impl Registry {
 enum CreateError {
     /// The name is taken.
     Exists(String),
-    Other(Status),
+    Other(Box<Status>),
 }
 
 impl From<Status> for CreateError {
     fn from(status: Status) -> Self {
-        Self::Other(status)
+        Self::Other(Box::new(status))
     }
 }
 

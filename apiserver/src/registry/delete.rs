@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use pintle_api::kinds::Kind;
 use pintle_api::meta::{FINALIZER_FOREGROUND, FINALIZER_ORPHAN, Meta, MetaMut};
 use pintle_api::status::Status;
+use pintle_api::strategy::{Deletion, begin_deletion};
 use pintle_api::tree;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     DeleteOptions, ListOptions, Propagation, Registry, WriteOptions, encode_stored, finish, not_found, review, strategy,
@@ -192,51 +193,21 @@ pub fn has_namespace_finalizers(namespace: &Value) -> bool {
 
 /// Decides what deleting `old` as asked means at `now`.
 fn plan(kind: &'static Kind, old: &Value, how: &DeleteOptions, now: Timestamp) -> Step {
-    let meta = Meta::of(old);
-    let mut grace = grace(kind, old, how);
-    if let (true, Some(running)) = (meta.is_deleting(), meta.deletion_grace_seconds()) {
-        grace = grace.min(running); // a grace period can only be shortened
-    }
     let finalizers = finalizers(kind, old, how);
     let held = !finalizers.is_empty() || (strategy::is_namespace(kind) && has_namespace_finalizers(old));
-    if grace == 0 && !held {
+    let mut tree = old.clone();
+    let deletion = begin_deletion(kind, &mut tree, how.grace, now);
+    if deletion == Deletion::Now && !held {
         return Step::Remove;
     }
-
-    let mut tree = old.clone();
     let names: Vec<&str> = finalizers.iter().map(String::as_str).collect();
     MetaMut::of(&mut tree).set_finalizers(&names);
-    let started = meta.deletion_timestamp();
-    if started.is_none() || meta.deletion_grace_seconds().is_some_and(|running| grace < running) {
-        // A shortened grace counts from when deletion was first asked for.
-        let asked = match (started, meta.deletion_grace_seconds()) {
-            (Some(due), Some(running)) => due.checked_sub(SignedDuration::from_secs(running)).unwrap_or(now),
-            _ => now,
-        };
-        MetaMut::of(&mut tree).set_deletion(asked, grace);
-        if started.is_none() && meta.generation() > 0 {
-            MetaMut::of(&mut tree).set_generation(meta.generation() + 1);
-        }
-        if strategy::is_namespace(kind) {
-            tree["status"]["phase"] = json!("Terminating");
-        }
+    if strategy::is_namespace(kind)
+        && let Some(status) = tree::object(&mut tree, "status")
+    {
+        tree::set(status, "phase", "Terminating");
     }
     if tree == *old { Step::Nothing } else { Step::Mark(tree) }
-}
-
-/// Seconds the object may still take; only pods that run somewhere have any.
-fn grace(kind: &'static Kind, old: &Value, how: &DeleteOptions) -> i64 {
-    if !strategy::is_pod(kind) {
-        return 0;
-    }
-    let over = matches!(tree::text(old, "/status/phase"), "Succeeded" | "Failed");
-    if over || tree::text(old, "/spec/nodeName").is_empty() {
-        return 0;
-    }
-    match how.grace {
-        Some(grace) => grace.max(0),
-        None => tree::int(old, "/spec/terminationGracePeriodSeconds").unwrap_or(30).max(0),
-    }
 }
 
 /// The finalizers the object has once its deletion was asked for with this policy.
@@ -257,6 +228,7 @@ fn finalizers(kind: &'static Kind, old: &Value, how: &DeleteOptions) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use pintle_api::kinds::by_resource;
+    use serde_json::json;
 
     use super::*;
 

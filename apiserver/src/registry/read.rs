@@ -10,7 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use pintle_api::kinds::Kind;
 use pintle_api::selector::{Fields, Labels};
-use pintle_api::status::{FieldError, Path, Reason, Status};
+use pintle_api::status::{FieldError, Path, Status};
 use pintle_proto::etcdserverpb::RangeRequest;
 use pintle_store::StoreError;
 use serde::{Deserialize, Serialize};
@@ -357,11 +357,6 @@ impl Token {
         let plausible = token.v == "meta.k8s.io/v1" && token.rv >= -1 && !token.start.contains("..");
         plausible.then_some(token)
     }
-}
-
-/// True for the answer to a revision that is no longer kept.
-pub fn is_expired(status: &Status) -> bool {
-    matches!(status.reason, Reason::Expired | Reason::Gone)
 }
 
 #[cfg(test)]

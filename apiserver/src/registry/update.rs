@@ -9,6 +9,7 @@ use bytes::Bytes;
 use pintle_api::kinds::Kind;
 use pintle_api::meta::{Meta, MetaMut};
 use pintle_api::status::{FieldError, Status};
+use pintle_api::strategy::{allows_create_on_update, allows_unconditional_update};
 use pintle_api::{codec, defaults, validate};
 use serde_json::Value;
 
@@ -66,8 +67,8 @@ impl Registry {
     ) -> Result<Written, Status> {
         check_place(&object, namespace, name)?;
         let target = Target { kind, namespace, name, subresource };
-        let create = subresource.is_empty() && strategy::creates_on_update(kind);
-        if !create && strategy::needs_version(kind) && Meta::of(&object).resource_version().is_empty() {
+        let create = subresource.is_empty() && allows_create_on_update(kind);
+        if !create && !allows_unconditional_update(kind) && Meta::of(&object).resource_version().is_empty() {
             let error = FieldError::invalid(&metadata_path("resourceVersion"), 0, "must be specified for an update");
             return Err(invalid(kind, name, &[error]));
         }
@@ -170,8 +171,8 @@ impl Registry {
         let mut object = change(&old_tree)?;
         check_place(&object, namespace, name)?;
         check_version(kind, name, &object, &old_tree)?;
-        strategy::before_update(kind, subresource, &mut object, &old_tree);
         defaults::apply(kind, &mut object);
+        strategy::before_update(kind, subresource, &mut object, &old_tree);
         let place = (namespace, name, subresource);
         let mut review = review(Operation::Update, kind, place, options, object, Some(Arc::clone(&old_tree)));
         review.attempt = attempt;
@@ -254,6 +255,8 @@ fn validation(kind: &'static Kind, subresource: &str, new: &Value, old: &Value) 
         "status" | "approval" => validate::update_status(kind, new, old),
         "ephemeralcontainers" => validate::pod_ephemeral_containers(new, old),
         "resize" => validate::pod_resize(new, old),
+        // What a binding may change is checked where it is made, in `connect::binding`.
+        "binding" => Vec::new(),
         _ => validate::update(kind, new, old),
     }
 }

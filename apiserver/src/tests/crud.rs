@@ -219,11 +219,11 @@ fn secrets_take_plain_text() {
 #[test]
 fn yaml_and_protobuf_bodies_are_taken_and_given() {
     let at = "/api/v1/namespaces/crud-forms/configmaps";
-    check(&format!("POST {at} type=application/yaml"), "metadata: {name: y}\ndata: {a: b}\n", &["/data/a"], "201 b");
-    let answer = ask(&format!("GET {at}/y accept=application/vnd.kubernetes.protobuf"), "");
+    check(&format!("POST {at} type=application/yaml"), "metadata: {name: yam}\ndata: {a: b}\n", &["/data/a"], "201 b");
+    let answer = ask(&format!("GET {at}/yam accept=application/vnd.kubernetes.protobuf"), "");
     assert!(answer.code == 200 && answer.body.starts_with(b"k8s\0"));
     let body = answer.body.clone();
-    ask(&format!("DELETE {at}/y"), "");
+    ask(&format!("DELETE {at}/yam"), "");
     // What was read as protobuf cannot be created: it has a version.
     let request = super::request(&format!("POST {at} type=application/vnd.kubernetes.protobuf"), body);
     let answer = super::harness().runtime.block_on(send_as(super::admin(), request));
