@@ -97,7 +97,8 @@ pub(crate) fn standing(status: &pintle_raft::Status) -> Standing {
     Standing {
         term: status.term,
         leader: status.leader,
-        leading: matches!(status.role, Role::Leader),
+        // A leader that lost touch with its quorum names no leader: it must stop acting as one.
+        leading: matches!(status.role, Role::Leader) && status.leader == Some(status.id),
         learner: matches!(status.role, Role::Learner),
         last_log: status.last_log,
         committed: status.committed,

@@ -44,7 +44,7 @@ const DIRECTORY_PREFIX: &str = "state-";
 pub struct EngineOptions {
     /// Bytes of decompressed blocks kept in memory.
     pub block_cache_bytes: usize,
-    /// Bytes of recent writes kept in memory per column family; also bounds what a restart replays.
+    /// Bytes of recent writes kept in memory per column family, half as much again in all; bounds what a restart replays.
     pub write_buffer_bytes: usize,
     pub max_open_files: i32,
     pub background_jobs: i32,
@@ -52,7 +52,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { block_cache_bytes: 48 << 20, write_buffer_bytes: 32 << 20, max_open_files: 512, background_jobs: 2 }
+        Self { block_cache_bytes: 32 << 20, write_buffer_bytes: 32 << 20, max_open_files: 512, background_jobs: 2 }
     }
 }
 
@@ -213,6 +213,7 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     db.create_if_missing(true);
     db.create_missing_column_families(true);
     db.set_atomic_flush(true);
+    db.set_db_write_buffer_size(options.write_buffer_bytes / 2 * 3);
     db.set_allow_concurrent_memtable_write(false);
     db.set_enable_pipelined_write(false);
     db.set_max_open_files(options.max_open_files);

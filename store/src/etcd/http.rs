@@ -34,6 +34,16 @@ pub(super) fn routes(store: Store) -> Router {
         .with_state(store)
 }
 
+/// What nobody serves: gRPC callers are told which service is missing, others that there is no such page.
+pub(super) async fn nothing(request: axum::extract::Request) -> Response {
+    let is_grpc = |kind: &header::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+    tonic::Status::unimplemented(format!("unknown service {service}")).into_http()
+}
+
 async fn version() -> Response {
     json(StatusCode::OK, format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{CLUSTER_VERSION}"}}"#))
 }

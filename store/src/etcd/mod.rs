@@ -1,7 +1,7 @@
 //! The etcd v3 front: gRPC services and HTTP endpoints over a [`Store`]. A member's client port serves [`router`].
 //!
-//! Each service is a file; what is not built yet answers `Unimplemented` through the generated defaults of [`unsupported`] parts
-//! of its service. Every answer's header is made by the store (I7).
+//! Each service is a file; a method or service that is not built yet answers `Unimplemented`. Every answer's header is made by
+//! the store (I7).
 
 mod cluster;
 mod health;
@@ -46,7 +46,8 @@ pub fn router(store: &Store) -> axum::Router {
         .add_service(sized!(LeaseServer::new(lease::Lease::new(store.clone()))))
         .add_service(sized!(ClusterServer::new(cluster::Cluster::new(store.clone()))))
         .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))));
-    http::routes(store.clone()).merge(health::add(routes).into_axum_router())
+    let grpc = health::add(routes).into_axum_router().reset_fallback();
+    http::routes(store.clone()).merge(grpc).fallback(http::nothing)
 }
 
 /// Refuses a call that asks for a leader while there is none.

@@ -28,6 +28,11 @@ use crate::etcd;
 use crate::store::StoreOptions;
 
 async fn served() -> (Local, Channel) {
+    let (local, _, channel) = served_at().await;
+    (local, channel)
+}
+
+async fn served_at() -> (Local, std::net::SocketAddr, Channel) {
     let local = Local::open().attached();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -36,7 +41,7 @@ async fn served() -> (Local, Channel) {
         etcd::serve(router, listener, None, stop).await.unwrap();
     });
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-    (local, channel)
+    (local, address, channel)
 }
 
 fn put(key: &str, value: &str) -> PutRequest {
@@ -169,6 +174,38 @@ async fn a_range_stream_merges_into_the_unary_answer() {
         (sorted.code(), sorted.message()),
         (Code::Unimplemented, "RangeStream does not support custom sort orders")
     );
+}
+
+async fn http_get(address: std::net::SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    format!("{} {}", head.split(' ').nth(1).unwrap(), body.trim_end())
+}
+
+#[tokio::test]
+async fn health_and_version_are_served_on_the_same_port() {
+    let (local, address, channel) = served_at().await;
+    assert_eq!(http_get(address, "/health").await, r#"200 {"health":"true","reason":""}"#);
+    assert_eq!(http_get(address, "/livez").await, "200 ok");
+    assert_eq!(http_get(address, "/readyz/linearizable_read").await, "200 ok");
+    assert!(http_get(address, "/readyz?verbose").await.contains("[+]non_learner ok"));
+    assert!(http_get(address, "/version").await.contains(r#""etcdserver":"3.5"#));
+    assert_eq!(http_get(address, "/nothing").await, "404 404 page not found");
+    local.log.leaderless.store(true, Ordering::SeqCst);
+    assert_eq!(http_get(address, "/health").await, r#"503 {"health":"false","reason":"RAFT NO LEADER"}"#);
+    assert_eq!(http_get(address, "/livez").await, "200 ok");
+    let mut kv = KvClient::new(channel.clone());
+    let mut request = tonic::Request::new(put("a", "1"));
+    request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    let refused = kv.put(request).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: no leader"));
+    let mut auth = pintle_proto::etcdserverpb::auth_client::AuthClient::new(channel);
+    let missing = auth.auth_status(pintle_proto::etcdserverpb::AuthStatusRequest {}).await.unwrap_err();
+    assert_eq!((missing.code(), missing.message()), (Code::Unimplemented, "unknown service etcdserverpb.Auth"));
 }
 
 async fn watch(channel: Channel) -> (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>) {

@@ -40,7 +40,7 @@ impl Local {
     }
 
     pub fn with(options: StoreOptions) -> Self {
-        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = temporary();
         let (store, machine) = Store::open(&dir.path().join("state"), options).expect("open store");
         let log = Arc::new(LocalLog::new(machine));
         Self { store, log, group: task::Group::new("local"), dir }
@@ -68,7 +68,7 @@ impl Local {
         self.log.machine.lock().flush_state().expect("flush");
         let dir = self.dir.path().join("state");
         let mut local = self;
-        let closed = tempfile::tempdir().expect("temporary directory");
+        let closed = temporary();
         let (store, machine) = Store::open(closed.path(), StoreOptions::default()).expect("open store");
         drop(std::mem::replace(&mut local.store, store));
         drop(std::mem::replace(&mut local.log, Arc::new(LocalLog::new(machine))));
@@ -118,6 +118,11 @@ impl LocalLog {
             Place { term: self.term.load(Ordering::SeqCst), index: self.index.fetch_add(1, Ordering::SeqCst) + 1 };
         machine.apply_commands(place, commands).expect("apply")
     }
+}
+
+/// In memory where that is possible: these tests are about behaviour, and syncs of a busy disk take minutes.
+fn temporary() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("temporary directory")
 }
 
 pub(super) fn command(operation: Operation, fence: Option<u64>) -> Bytes {

@@ -96,7 +96,8 @@ async fn what_one_member_acknowledged_is_there_after_a_restart() {
             value: Bytes::from_static(value.as_bytes()),
             ..PutRequest::default()
         };
-        let mut watcher = running.store.watch(WatchOptions { key: Bytes::from_static(b"a"), ..WatchOptions::default() }).unwrap();
+        let mut watcher =
+            running.store.watch(WatchOptions { key: Bytes::from_static(b"a"), ..WatchOptions::default() }).unwrap();
         assert_eq!(running.store.put(put("1")).await.unwrap().header.unwrap().revision, 2);
         assert_eq!(watcher.next().await.unwrap().revision, 2);
         running.store.lease_grant(LeaseGrantRequest { ttl: 60, id: 9 }).await.unwrap();
