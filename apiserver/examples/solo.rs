@@ -96,11 +96,11 @@ impl Pki {
         let roots = Arc::new(self.roots()?);
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
         let (cert, key) = self.leaf("system:pintle:server:s1", "system:pintle:servers")?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier.allow_unauthenticated().build()?)
             .with_single_cert(vec![cert.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+
         Ok(config)
     }
 

@@ -35,7 +35,7 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let acceptor = TlsAcceptor::from(tls);
+    let acceptor = TlsAcceptor::from(with_protocols(tls));
     let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
@@ -72,6 +72,16 @@ pub async fn serve(
         tracing::info!("connections still open after draining");
     }
     Ok(())
+}
+
+/// Offers HTTP/2 and HTTP/1.1 unless the configuration says otherwise.
+fn with_protocols(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
+    if !tls.alpn_protocols.is_empty() {
+        return tls;
+    }
+    let mut tls = (*tls).clone();
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(tls)
 }
 
 struct Connection {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Largest request body. Upstream's limit, twice the largest object plus patch overhead.
 pub const BODY_BYTES: usize = 3 * 1024 * 1024;
+/// A body that is too long is read and dropped up to here, so that the client hears why it was refused.
+pub const BODY_DRAIN_BYTES: usize = 16 * 1024 * 1024;
 /// Largest stored object. etcd's default request limit, which clients know as the object limit.
 pub const OBJECT_BYTES: usize = 1536 * 1024;
 /// Longest path and query together; longer ones cannot name anything we serve.

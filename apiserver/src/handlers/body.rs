@@ -1,7 +1,7 @@
 //! Reads and decodes request bodies: bounded, typed by the path, strict as the client asked.
 
-use axum::body::to_bytes;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use pintle_api::codec::{self, FieldValidation};
 use pintle_api::kinds::Kind;
 use pintle_api::status::Status;
@@ -12,21 +12,25 @@ use crate::limits;
 use crate::negotiate;
 use crate::request::Query;
 
+/// Reads a body. One that is too long is read on for a while and thrown away: many clients look at the answer only
+/// after they have sent everything.
+///
 /// # Errors
 /// 413 above [`limits::BODY_BYTES`], 400 if the client broke off.
 pub async fn read(call: &Call) -> Result<Bytes, Status> {
-    let declared = call.headers().get(http::header::CONTENT_LENGTH);
-    let declared = declared.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
-    if declared.is_some_and(|length| length > limits::BODY_BYTES) {
-        return Err(Status::too_large(limits::BODY_BYTES));
-    }
-    to_bytes(call.take_body(), limits::BODY_BYTES).await.map_err(|error| {
-        let source = std::error::Error::source(&error);
-        match source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
-            true => Status::too_large(limits::BODY_BYTES),
-            false => Status::bad_request("the request body could not be read"),
+    let mut body = call.take_body();
+    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Status::bad_request("the request body could not be read"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen <= limits::BODY_BYTES {
+            kept.extend_from_slice(&data);
+        } else if seen > limits::BODY_DRAIN_BYTES {
+            break;
         }
-    })
+    }
+    if seen > limits::BODY_BYTES { Err(Status::too_large(limits::BODY_BYTES)) } else { Ok(kept.freeze()) }
 }
 
 /// # Errors
