@@ -68,8 +68,7 @@ fn admit(node: &Node) {
         node.fatal.report(Fatal::Log(format!("write the identity file: {error}")));
         return;
     }
-    node.joining.store(false, Ordering::Release);
-    node.raft.runtime_config().elect(true);
+    node.set_admitted();
 }
 
 /// Starts the first election. All founders would write the same first entry; they do it one after the other, so that the

@@ -62,7 +62,8 @@ impl Node {
         lease: Duration,
         fatal: FatalCell,
     ) -> Self {
-        let first = status(&raft.metrics().borrow_watched(), &Status::default(), lease);
+        let unknown = Status { joining: identity.joining, ..Status::default() };
+        let first = status(&raft.metrics().borrow_watched(), &unknown, lease);
         Self {
             raft,
             links,
@@ -172,6 +173,13 @@ impl Node {
     /// Whether this member knows of a cluster that had a leader: its first entry follows the founding one.
     pub fn is_established(&self) -> bool {
         self.raft.metrics().borrow_watched().last_log_index.is_some_and(|last| last > 0)
+    }
+
+    /// From now on this member may vote.
+    pub fn set_admitted(&self) {
+        self.joining.store(false, Ordering::Release);
+        self.raft.runtime_config().elect(true);
+        self.status.send_modify(|status| status.joining = false);
     }
 
     /// Keeps the status current, and reports when openraft's core has ended.

@@ -34,6 +34,8 @@ pub struct Status {
     /// The leader of `term`, once it is known. None also at a leader that has lost touch with a quorum.
     pub leader: Option<u64>,
     pub role: Role,
+    /// Not admitted yet: it receives the log, but does not vote.
+    pub joining: bool,
     pub last_log: u64,
     pub committed: u64,
     pub applied: u64,
@@ -84,6 +86,7 @@ pub(crate) fn status(metrics: &RaftMetrics<TypeConfig>, previous: &Status, lease
         term: metrics.current_term,
         leader,
         role,
+        joining: previous.joining,
         last_log: metrics.last_log_index.unwrap_or(0),
         committed: metrics.local_committed.map_or(0, |id| id.index),
         applied: metrics.last_applied.map_or(0, |id| id.index),

@@ -195,7 +195,7 @@ impl Cluster {
         }
     }
 
-    /// Waits until all running members agree on a leader that runs, and returns its position.
+    /// Waits until all running members vote and agree on a leader that runs, and returns its position.
     pub async fn leader(&self) -> usize {
         let mut found = 0;
         eventually("all members agree on a leader", || {
@@ -205,7 +205,8 @@ impl Cluster {
             let known =
                 running.iter().any(|member| member.options.id == *leader && member.handle().status().is_leader());
             found = self.members.iter().position(|member| member.options.id == *leader).unwrap_or(0);
-            known && leaders.iter().all(|other| *other == Some(*leader))
+            let admitted = running.iter().all(|member| !member.handle().status().joining);
+            known && admitted && leaders.iter().all(|other| *other == Some(*leader))
         })
         .await;
         found
