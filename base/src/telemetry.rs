@@ -30,8 +30,11 @@ pub struct FilterError {
 /// # Errors
 /// [`FilterError`] if `filter` cannot be parsed.
 pub fn init(filter: &str, format: Format) -> Result<(), FilterError> {
-    let directives = EnvFilter::try_new(filter)
-        .map_err(|error| FilterError { filter: filter.to_owned(), reason: error.to_string() })?;
+    // A plain level is about us: what the consensus library finds worth a warning, such as a peer that is down, comes
+    // several times a second and is told once by our own lines.
+    let filter = if filter.contains(['=', ',']) { filter.to_owned() } else { format!("{filter},openraft=error") };
+    let directives = EnvFilter::try_new(&filter)
+        .map_err(|error| FilterError { filter: filter.clone(), reason: error.to_string() })?;
     let json = match format {
         Format::Auto => !std::io::stderr().is_terminal(),
         Format::Text => false,

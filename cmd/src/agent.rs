@@ -4,11 +4,59 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pintle_base::task::Group;
+use pintle_node::{AgentOptions, RuntimeChoice, Trust};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::state::Runtime;
+
+/// Runs a worker until it is told to stop. Its containers go on.
+pub async fn run(args: AgentArgs) -> Result<()> {
+    let config = AgentConfig::load(args)?;
+    let (options, group) = (options(&config)?, Group::new("agent"));
+    crate::signals::stop_on_signal(&group)?;
+    pintle_node::run(options, &group).await?;
+    if let Some(panic) = group.panicked() {
+        bail!("agent ends: {panic}");
+    }
+    group.stop(STOP).await.context("stop the agent")
+}
+
+fn options(config: &AgentConfig) -> Result<AgentOptions> {
+    if config.servers.is_empty() {
+        bail!("no server given: say where the API is with --server HOST:PORT, or `servers` in the configuration");
+    }
+    let runtime = match config.runtime {
+        Runtime::Simulated => RuntimeChoice::Simulated,
+        Runtime::Cri => RuntimeChoice::Cri {
+            socket: config.runtime_endpoint.clone().unwrap_or_else(|| "/run/containerd/containerd.sock".into()),
+        },
+    };
+    let address =
+        config.node_ip.context("no node address given: say it with --node-ip, or `node-ip` in the configuration")?;
+    let mut options = AgentOptions::new(&config.name, config.data_dir.clone(), address, runtime);
+    options.servers.clone_from(&config.servers);
+    let (pin, token) = match config.token.split('.').collect::<Vec<_>>()[..] {
+        ["pintle1", pin, id, secret] => (Some(pin.to_owned()), Some(format!("{id}.{secret}"))),
+        [""] => (None, None),
+        _ => bail!("this is no join token; `pintle token create` prints one"),
+    };
+    options.token = token;
+    options.trust = match (&config.ca_file, pin) {
+        (Some(path), _) => Some(Trust::CaFile(path.clone())),
+        (None, Some(pin)) => Some(Trust::CaHash(pin)),
+        (None, None) => None,
+    };
+    if let Some(directory) = &config.cni_conf_dir {
+        options.network.cni_conf_dir.clone_from(directory);
+    }
+    options.cluster_domain.clone_from(&config.cluster_domain);
+    if let IpAddr::V4(address) = config.cluster_dns {
+        options.cluster_dns = address;
+    }
+    Ok(options)
+}
 
 /// Tasks of the agent end within this time; containers go on.
 const STOP: Duration = Duration::from_secs(5);
@@ -33,6 +81,9 @@ pub struct AgentArgs {
     /// Socket of the container runtime (CRI)
     #[arg(long, env = "PINTLE_RUNTIME_ENDPOINT", value_name = "SOCKET")]
     runtime_endpoint: Option<PathBuf>,
+    /// Address of this worker that other workers reach
+    #[arg(long, env = "PINTLE_NODE_IP", value_name = "ADDRESS")]
+    node_ip: Option<IpAddr>,
     /// How pods are run
     #[arg(long, value_enum)]
     runtime: Option<Runtime>,
@@ -59,7 +110,7 @@ pub struct AgentConfig {
 impl Default for AgentConfig {
     fn default() -> Self {
         Self {
-            name: nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default(),
+            name: std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
             data_dir: "/var/lib/pintle-agent".into(),
             servers: Vec::new(),
             token: String::new(),
@@ -79,7 +130,8 @@ impl AgentConfig {
     fn load(args: AgentArgs) -> Result<Self> {
         let mut config = match &args.config {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
                 serde_saphyr::from_str(&text).with_context(|| format!("parse configuration {}", path.display()))?
             }
             None => Self::default(),
@@ -87,6 +139,7 @@ impl AgentConfig {
         config.name = args.name.unwrap_or(config.name);
         config.token = args.token.unwrap_or(config.token);
         config.data_dir = args.data_dir.unwrap_or(config.data_dir);
+        config.node_ip = args.node_ip.or(config.node_ip);
         config.runtime = args.runtime.unwrap_or(config.runtime);
         config.runtime_endpoint = args.runtime_endpoint.or(config.runtime_endpoint);
         if !args.servers.is_empty() {

@@ -37,7 +37,13 @@ impl Https {
         self.send(server, "GET", path, None).await
     }
 
-    pub async fn send(&self, server: SocketAddr, method: &str, path: &str, json: Option<Vec<u8>>) -> Result<(u16, Bytes)> {
+    pub async fn send(
+        &self,
+        server: SocketAddr,
+        method: &str,
+        path: &str,
+        json: Option<Vec<u8>>,
+    ) -> Result<(u16, Bytes)> {
         let stream = connect(&self.http1, server).await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("start HTTP/1.1")?;
@@ -68,8 +74,9 @@ impl Https {
     /// etcd's `Maintenance.Status` of the member at `server`.
     pub async fn member_status(&self, server: SocketAddr) -> Result<StatusResponse> {
         let stream = connect(&self.http2, server).await?;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.context("start HTTP/2")?;
+        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .context("start HTTP/2")?;
         let call = async {
             let service = tower::service_fn(move |request| sender.clone().send_request(request));
             let origin = format!("https://{server}").parse().context("build origin")?;

@@ -118,12 +118,18 @@ fn write_busybox(path: &Path) -> Result<()> {
     ];
     let applets = listing.lines().filter(|name| !name.is_empty() && !name.contains('/') && *name != "busybox");
     entries.extend(applets.map(|name| Entry::Symlink { path: format!("bin/{name}"), target: "busybox".into() }));
-    for (directory, mode) in [("etc", 0o755), ("home", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("www", 0o755)] {
+    for (directory, mode) in
+        [("etc", 0o755), ("home", 0o755), ("root", 0o700), ("tmp", 0o1777), ("var", 0o755), ("www", 0o755)]
+    {
         entries.push(Entry::Directory { path: directory.into(), mode });
     }
     let accounts = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n".to_vec();
     entries.push(Entry::Data { path: "etc/passwd".into(), mode: 0o644, data: accounts });
-    entries.push(Entry::Data { path: "etc/group".into(), mode: 0o644, data: b"root:x:0:\nnogroup:x:65534:\n".to_vec() });
+    entries.push(Entry::Data {
+        path: "etc/group".into(),
+        mode: 0o644,
+        data: b"root:x:0:\nnogroup:x:65534:\n".to_vec(),
+    });
     let spec = ImageSpec {
         name: BUSYBOX_IMAGE.to_owned(),
         command: vec!["sh".into()],

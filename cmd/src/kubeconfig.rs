@@ -128,7 +128,8 @@ pub fn remove(path: &Path, context: &str, before: Option<&str>) -> Result<()> {
         let restored = before.filter(exists).unwrap_or("").to_owned();
         document["current-context"] = json!(restored);
     }
-    let empty = ["clusters", "users", "contexts"].iter().all(|list| document[*list].as_array().is_none_or(Vec::is_empty));
+    let empty =
+        ["clusters", "users", "contexts"].iter().all(|list| document[*list].as_array().is_none_or(Vec::is_empty));
     if empty {
         return fs::remove_file(path).with_context(|| format!("remove {}", path.display()));
     }

@@ -79,7 +79,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name = name(&format!("pintle-ca-{cluster}"), &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         set_validity(&mut params, AUTHORITY_LIFETIME);
         let certificate = params.self_signed(&key).context("sign the authority's certificate")?;
         write_private(&directory.join("ca.key"), &key.serialize_pem())?;
@@ -137,7 +138,12 @@ impl Authority {
     }
 
     /// TLS for listeners: presents `leaf`; a client certificate of this authority is required or merely accepted.
-    pub fn server_config(&self, leaf: &Leaf, client: ClientCertificate, alpn: &[&str]) -> Result<Arc<rustls::ServerConfig>> {
+    pub fn server_config(
+        &self,
+        leaf: &Leaf,
+        client: ClientCertificate,
+        alpn: &[&str],
+    ) -> Result<Arc<rustls::ServerConfig>> {
         let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(self.roots()?));
         let verifier = match client {
             ClientCertificate::Required => verifier,
@@ -145,9 +151,12 @@ impl Authority {
         }
         .build()
         .context("build the client certificate verifier")?;
+        // The authority goes along, so that a joining worker can compare it with the hash in its token.
+        let mut chain = certificates(&leaf.certificate)?;
+        chain.push(self.der()?);
         let mut config = rustls::ServerConfig::builder()
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates(&leaf.certificate)?, private_key(&leaf.key)?)
+            .with_single_cert(chain, private_key(&leaf.key)?)
             .context("use the server certificate")?;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(Arc::new(config))
@@ -172,7 +181,8 @@ pub enum ClientCertificate {
 }
 
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let list: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("parse certificate PEM")?;
+    let list: Vec<_> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("parse certificate PEM")?;
     if list.is_empty() {
         bail!("no certificate in PEM");
     }
@@ -221,8 +231,7 @@ fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let temporary = path.with_extension("tmp");
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)

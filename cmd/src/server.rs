@@ -112,8 +112,8 @@ impl ServerConfig {
     fn load(args: &ServerArgs) -> Result<Self> {
         let text = std::fs::read_to_string(&args.config)
             .with_context(|| format!("read configuration {}", args.config.display()))?;
-        let mut config: Self = serde_saphyr::from_str(&text)
-            .with_context(|| format!("parse configuration {}", args.config.display()))?;
+        let mut config: Self =
+            serde_saphyr::from_str(&text).with_context(|| format!("parse configuration {}", args.config.display()))?;
         config.data_dir = args.data_dir.clone().unwrap_or(config.data_dir);
         config.listen_api = args.listen_api.unwrap_or(config.listen_api);
         config.listen_client = args.listen_client.unwrap_or(config.listen_client);
@@ -174,9 +174,10 @@ pub async fn run(args: ServerArgs) -> Result<()> {
 
 fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
     let authority = Authority::load(&config.pki_dir).context("load the cluster's authority (pki-dir)")?;
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-        .map(str::to_owned)
-        .into();
+    let mut names: Vec<String> =
+        ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .into();
     names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
     names.push(kubernetes_ip(config)?.to_string());
     for address in [&me.api, &me.client, &me.peer] {
@@ -187,8 +188,11 @@ fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
     names.sort();
     names.dedup();
     let common_name = format!("{}{}", raft::CERTIFICATE_NAME_PREFIX, me.name);
-    let leaf =
-        authority.issue(&Subject { common_name: &common_name, organizations: &["system:pintle:servers"], names: &names })?;
+    let leaf = authority.issue(&Subject {
+        common_name: &common_name,
+        organizations: &["system:pintle:servers"],
+        names: &names,
+    })?;
     Ok(Identity { authority, leaf })
 }
 
@@ -298,7 +302,7 @@ fn start_api(
         peer_tls: Some(identity.authority.client_config(&identity.leaf, &["http/1.1"])?),
         peers: Arc::new(peers),
     };
-    let api = ApiServer::new(settings, store.clone());
+    let api = ApiServer::new(settings, store.clone()).context("set up the API server")?;
     api.start(group);
     let tls = identity.authority.server_config(&identity.leaf, ClientCertificate::Accepted, &["h2", "http/1.1"])?;
     let (serving, stopper) = (api.clone(), group.clone());
@@ -337,7 +341,7 @@ fn start_actors(
         node_grace: Duration::from_secs(config.node_grace_seconds),
     };
     pintle_controllers::run(controllers, reflectors.clone(), gate.clone(), options, group);
-    pintle_scheduler::run(scheduler, reflectors, gate, pintle_scheduler::Options::default(), group);
+    pintle_scheduler::run(scheduler, reflectors, gate, &pintle_scheduler::Options::default(), group);
     Ok(())
 }
 

@@ -81,8 +81,9 @@ pub async fn create(https: &Https, server: SocketAddr, fingerprint: &str, ttl: D
     });
     let deadline = clock::now() + Duration::from_secs(30);
     loop {
-        let (status, body) =
-            https.send(server, "POST", "/api/v1/namespaces/kube-system/secrets", Some(serde_json::to_vec(&object)?)).await?;
+        let (status, body) = https
+            .send(server, "POST", "/api/v1/namespaces/kube-system/secrets", Some(serde_json::to_vec(&object)?))
+            .await?;
         match status {
             201 => return Ok(format!("pintle1.{fingerprint}.{id}.{secret}")),
             // A young cluster may not have its system namespaces yet.
@@ -106,7 +107,11 @@ async fn list(https: &Https, server: SocketAddr) -> Result<()> {
             let bytes = base64::engine::general_purpose::STANDARD.decode(secret["data"][name].as_str()?).ok()?;
             String::from_utf8(bytes).ok()
         };
-        println!("{:<8} {}", field("token-id").unwrap_or_default(), field("expiration").unwrap_or_else(|| "never".into()));
+        println!(
+            "{:<8} {}",
+            field("token-id").unwrap_or_default(),
+            field("expiration").unwrap_or_else(|| "never".into())
+        );
     }
     Ok(())
 }
@@ -129,7 +134,8 @@ async fn revoke(https: &Https, server: SocketAddr, token: &str) -> Result<()> {
 }
 
 fn message(status: u16, body: &[u8]) -> String {
-    let text = serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|s| s["message"].as_str().map(str::to_owned));
+    let text =
+        serde_json::from_slice::<serde_json::Value>(body).ok().and_then(|s| s["message"].as_str().map(str::to_owned));
     text.unwrap_or_else(|| format!("HTTP {status}"))
 }
 

@@ -18,8 +18,16 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "pintle",
         &[
-            "pintle-base", "pintle-proto", "pintle-api", "pintle-raft", "pintle-store", "pintle-client",
-            "pintle-apiserver", "pintle-scheduler", "pintle-controllers", "pintle-node",
+            "pintle-base",
+            "pintle-proto",
+            "pintle-api",
+            "pintle-raft",
+            "pintle-store",
+            "pintle-client",
+            "pintle-apiserver",
+            "pintle-scheduler",
+            "pintle-controllers",
+            "pintle-node",
         ],
     ),
     ("pintle-jepsen", &["pintle-proto", "pintle-client", "pintle-api", "pintle-base"]),

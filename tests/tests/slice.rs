@@ -124,12 +124,11 @@ fn etcd_is_served(cluster: &Cluster) {
 
 fn bad_input_is_refused(cluster: &Cluster) {
     step("bad input is refused with the reason Kubernetes gives");
-    let unknown = cluster.kubectl_with(
-        &["apply", "-f", "-"],
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\nnonsense: 1\n",
-    );
+    let unknown = cluster
+        .kubectl_with(&["apply", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\nnonsense: 1\n");
     assert!(unknown.fails().contains("unknown field \"nonsense\""));
-    let name = cluster.kubectl_with(&["create", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: BAD_NAME}\n");
+    let name =
+        cluster.kubectl_with(&["create", "-f", "-"], "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: BAD_NAME}\n");
     assert!(name.fails().contains("a lowercase RFC 1123 subdomain must consist of"));
     let missing = cluster.kubectl(&["get", "pod", "missing"]).fails();
     assert_eq!(missing, "Error from server (NotFound): pods \"missing\" not found\n");

@@ -78,7 +78,9 @@ async fn forward(mut client: TcpStream, backends: &[Arc<Backend>], turn: usize) 
     let rotated = (0..backends.len()).map(|offset| &backends[(turn + offset) % backends.len()]);
     let (healthy, ailing): (Vec<_>, Vec<_>) = rotated.partition(|backend| *backend.healthy.borrow());
     for backend in healthy.into_iter().chain(ailing) {
-        let Ok(Ok(mut server)) = clock::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await else { continue };
+        let Ok(Ok(mut server)) = clock::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await else {
+            continue;
+        };
         if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
             return;
         }

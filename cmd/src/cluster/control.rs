@@ -165,11 +165,21 @@ pub async fn status(args: StatusArgs) -> Result<()> {
 fn print_table(status: &Status) {
     let megabytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
     let pid = |pid: Option<i32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
-    println!("{:<6} {:<10} {:<8} {:<6} {:<10} {:<8} {:<22} CLIENT", "NAME", "ROLE", "PID", "TERM", "REVISION", "MEMORY", "API");
+    println!(
+        "{:<6} {:<10} {:<8} {:<6} {:<10} {:<8} {:<22} CLIENT",
+        "NAME", "ROLE", "PID", "TERM", "REVISION", "MEMORY", "API"
+    );
     for s in &status.servers {
         println!(
             "{:<6} {:<10} {:<8} {:<6} {:<10} {:<8} {:<22} {}",
-            s.name, s.role, pid(s.pid), s.term, s.revision, megabytes(s.memory_bytes), s.api.to_string(), s.client
+            s.name,
+            s.role,
+            pid(s.pid),
+            s.term,
+            s.revision,
+            megabytes(s.memory_bytes),
+            s.api.to_string(),
+            s.client
         );
     }
     println!("\n{:<6} {:<10} {:<8} {:<8} ADDRESS", "NAME", "READY", "PID", "MEMORY");
@@ -197,7 +207,10 @@ pub async fn kill(args: KillArgs) -> Result<()> {
     let known = state.servers.iter().any(|server| server.name == member)
         || state.agents.iter().any(|agent| agent.name == member);
     if !known {
-        return Err(exit::with(Exit::NotFound, format!("cluster {} has no member {member:?}; see: pintle cluster status", state.name)));
+        return Err(exit::with(
+            Exit::NotFound,
+            format!("cluster {} has no member {member:?}; see: pintle cluster status", state.name),
+        ));
     }
     let process = Process::of(&layout, &member);
     let signal = match args.signal {
@@ -207,7 +220,10 @@ pub async fn kill(args: KillArgs) -> Result<()> {
         SignalName::Cont => Signal::SIGCONT,
     };
     if !process.signal(signal)? {
-        return Err(exit::with(Exit::Conflict, format!("{member} does not run; start it with: pintle cluster start {member}")));
+        return Err(exit::with(
+            Exit::Conflict,
+            format!("{member} does not run; start it with: pintle cluster start {member}"),
+        ));
     }
     if args.signal == SignalName::Kill && !process.gone_within(GONE_TIMEOUT).await {
         bail!("{member} is still there {} s after SIGKILL", GONE_TIMEOUT.as_secs());
@@ -251,12 +267,16 @@ pub async fn start(args: StartArgs) -> Result<()> {
     if args.member == BALANCER {
         return up::start_balancer(&layout, &state, &binary);
     }
-    Err(exit::with(Exit::NotFound, format!("cluster {} has no member {:?}; see: pintle cluster status", state.name, args.member)))
+    Err(exit::with(
+        Exit::NotFound,
+        format!("cluster {} has no member {:?}; see: pintle cluster status", state.name, args.member),
+    ))
 }
 
 /// Dials the cluster as its administrator.
 pub fn admin(layout: &Layout) -> Result<Https> {
     let authority = Authority::load(&layout.pki())?;
-    let leaf = authority.issue(&Subject { common_name: "pintle-admin", organizations: &["system:masters"], names: &[] })?;
+    let leaf =
+        authority.issue(&Subject { common_name: "pintle-admin", organizations: &["system:masters"], names: &[] })?;
     Https::new(&authority, &leaf)
 }

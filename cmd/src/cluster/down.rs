@@ -59,7 +59,11 @@ pub async fn run(args: DownArgs) -> Result<()> {
         kubeconfig::remove(path, &state.context(), state.previous_context.as_deref())?;
     }
     if args.keep {
-        progress.note(&format!("Data kept in {}; resume with: pintle cluster up --name {}", layout.root.display(), args.name));
+        progress.note(&format!(
+            "Data kept in {}; resume with: pintle cluster up --name {}",
+            layout.root.display(),
+            args.name
+        ));
     } else {
         fs::remove_dir_all(&layout.root).with_context(|| format!("remove {}", layout.root.display()))?;
     }

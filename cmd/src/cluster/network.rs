@@ -51,7 +51,9 @@ pub fn create(state: &ClusterState) -> Result<()> {
         inside(&["link", "set", "eth0", "up"])?;
         inside(&["route", "add", "default", "via", &network.gateway().to_string()])?;
         // Pods are routed between workers, and bridged pods must pass through the service rules.
-        for setting in ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.bridge.bridge-nf-call-iptables=1"] {
+        for setting in
+            ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.bridge.bridge-nf-call-iptables=1"]
+        {
             run("nsenter", &[&format!("--net=/run/netns/{namespace}"), "sysctl", "-qw", setting])
                 .or_else(|error| if setting.contains("bridge") { Ok(String::new()) } else { Err(error) })?;
         }

@@ -81,7 +81,8 @@ impl Process {
             .spawn()
             .with_context(|| format!("start {}", program.path.display()))?;
         let pid = i32::try_from(child.id()).context("pid fits")?;
-        let started = start_time(pid).with_context(|| format!("{} ended at once; see {}", self.name, self.log.display()))?;
+        let started =
+            start_time(pid).with_context(|| format!("{} ended at once; see {}", self.name, self.log.display()))?;
         fs::write(&self.pid_file, format!("{pid} {started}\n"))
             .with_context(|| format!("write {}", self.pid_file.display()))?;
         Ok(pid)

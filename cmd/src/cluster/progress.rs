@@ -27,11 +27,7 @@ pub struct Step {
 
 impl Progress {
     pub fn new(output: Output) -> Self {
-        Self {
-            started: clock::now(),
-            output,
-            in_place: output == Output::Text && std::io::stderr().is_terminal(),
-        }
+        Self { started: clock::now(), output, in_place: output == Output::Text && std::io::stderr().is_terminal() }
     }
 
     pub fn elapsed(&self) -> Duration {

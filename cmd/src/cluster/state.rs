@@ -90,7 +90,12 @@ impl Layout {
     /// If the name is no DNS label of at most 20 characters: it becomes part of interface and context names.
     pub fn of(name: &str) -> Result<Self> {
         let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > 20 || !name.chars().all(valid) || name.starts_with('-') || name.ends_with('-') {
+        if name.is_empty()
+            || name.len() > 20
+            || !name.chars().all(valid)
+            || name.starts_with('-')
+            || name.ends_with('-')
+        {
             bail!("cluster name {name:?}: use 1 to 20 lower-case letters, digits and inner dashes");
         }
         let home = home()?;
@@ -120,9 +125,9 @@ impl Layout {
 
     pub fn load(&self) -> Result<Option<ClusterState>> {
         match fs::read_to_string(self.state_file()) {
-            Ok(text) => Ok(Some(
-                serde_json::from_str(&text).with_context(|| format!("parse {}", self.state_file().display()))?,
-            )),
+            Ok(text) => {
+                Ok(Some(serde_json::from_str(&text).with_context(|| format!("parse {}", self.state_file().display()))?))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("read {}", self.state_file().display())),
         }

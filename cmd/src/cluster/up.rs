@@ -129,9 +129,9 @@ impl Up {
             .map(|number| AgentState {
                 name: format!("w{number}"),
                 runtime,
-                address: network.as_ref().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| {
-                    IpAddr::V4(network.address(10 + number))
-                }),
+                address: network
+                    .as_ref()
+                    .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| IpAddr::V4(network.address(10 + number))),
                 namespace: network.as_ref().map(|network| network::namespace(network, usize::from(number))),
             })
             .collect();
@@ -161,8 +161,11 @@ impl Up {
     fn certificates(&self, state: &ClusterState) -> Result<(Authority, Leaf)> {
         let step = self.progress.begin("certificates");
         let authority = Authority::load_or_create(&self.layout.pki(), &state.name)?;
-        let admin =
-            authority.issue(&Subject { common_name: "pintle-admin", organizations: &["system:masters"], names: &[] })?;
+        let admin = authority.issue(&Subject {
+            common_name: "pintle-admin",
+            organizations: &["system:masters"],
+            names: &[],
+        })?;
         self.progress.done(step, "authority, administrator; servers mint their own leaves");
         Ok((authority, admin))
     }
@@ -189,7 +192,8 @@ impl Up {
                 && followers.len() + 1 == state.servers.len()
             {
                 let total = state.servers.len();
-                let others = if followers.is_empty() { String::new() } else { format!(", {} followers", followers.join(" ")) };
+                let others =
+                    if followers.is_empty() { String::new() } else { format!(", {} followers", followers.join(" ")) };
                 self.progress.done(step, &format!("{leader} leader (term {term}){others}, quorum {total}/{total}"));
                 return Ok(());
             }
@@ -224,7 +228,8 @@ impl Up {
             return Ok(());
         }
         let step = self.progress.begin("nodes");
-        let join = crate::token::create(https, state.balancer, &authority.fingerprint()?, Duration::from_secs(3600)).await?;
+        let join =
+            crate::token::create(https, state.balancer, &authority.fingerprint()?, Duration::from_secs(3600)).await?;
         for agent in &state.agents {
             workers::start(&self.layout, state, agent, &join, &self.binary, authority).await?;
         }
@@ -233,8 +238,12 @@ impl Up {
                 self.alive(&agent.name)?;
             }
             let ready = ready_nodes(https, state.balancer).await.unwrap_or_default();
-            let waiting: Vec<&str> =
-                state.agents.iter().map(|agent| agent.name.as_str()).filter(|name| !ready.iter().any(|r| r == name)).collect();
+            let waiting: Vec<&str> = state
+                .agents
+                .iter()
+                .map(|agent| agent.name.as_str())
+                .filter(|name| !ready.iter().any(|r| r == name))
+                .collect();
             if waiting.is_empty() {
                 break;
             }

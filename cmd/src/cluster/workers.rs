@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,9 +31,14 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Checks what real containers need on this machine, and says what it found.
 pub fn preflight() -> Result<String> {
     let mut missing = Vec::new();
-    for (program, package) in
-        [("containerd", "containerd"), ("runc", "runc"), ("nft", "nftables"), ("ip", "iproute2"), ("nsenter", "util-linux"), ("sysctl", "procps")]
-    {
+    for (program, package) in [
+        ("containerd", "containerd"),
+        ("runc", "runc"),
+        ("nft", "nftables"),
+        ("ip", "iproute2"),
+        ("nsenter", "util-linux"),
+        ("sysctl", "procps"),
+    ] {
         if find(program).is_none() {
             missing.push(package);
         }
@@ -119,7 +125,12 @@ async fn start_containerd(layout: &Layout, agent: &AgentState, places: &pintle_n
     let deadline = clock::now() + CONTAINERD_TIMEOUT;
     while !images::answers(&places.socket()).await {
         if process.pid().is_none() || clock::now() > deadline {
-            bail!("containerd of {} does not answer; the last it said, in {}:\n{}", agent.name, process.log().display(), process.last_words());
+            bail!(
+                "containerd of {} does not answer; the last it said, in {}:\n{}",
+                agent.name,
+                process.log().display(),
+                process.last_words()
+            );
         }
         clock::sleep(Duration::from_millis(50)).await;
     }
@@ -135,28 +146,37 @@ pub async fn stop(layout: &Layout, agent: &AgentState, grace: Duration) -> Resul
     // Containerd first, so that nothing is started while its shims and their containers are ended.
     containerd_process(layout, &agent.name).stop(grace).await?;
     let socket = containerd_socket(layout, &agent.name);
-    let groups = end_containers(&socket).await?;
+    let ended = end_containers(&socket).await?;
+    remove_namespaces(&ended.networks)?;
     for directory in [layout.run.join(&agent.name), layout.member(&agent.name)] {
         unmount_below(&directory)?;
     }
-    remove_groups(&groups);
+    remove_groups(&ended.groups);
     Ok(())
 }
 
-/// Kills every shim of the containerd at `socket` with all its descendants; returns the cgroups they were in.
-async fn end_containers(socket: &Path) -> Result<BTreeSet<PathBuf>> {
+/// What containers leave behind: their cgroups, and the inodes of their network namespaces.
+#[derive(Default)]
+struct Ended {
+    groups: BTreeSet<PathBuf>,
+    networks: BTreeSet<u64>,
+}
+
+/// Kills every shim of the containerd at `socket` with all its descendants.
+async fn end_containers(socket: &Path) -> Result<Ended> {
     let deadline = clock::now() + KILL_TIMEOUT;
-    let mut groups = BTreeSet::new();
+    let mut ended = Ended::default();
     loop {
         let victims = shims_and_descendants(socket);
         if victims.is_empty() {
-            return Ok(groups);
+            return Ok(ended);
         }
         if clock::now() > deadline {
             bail!("{} processes of containers at {} do not end", victims.len(), socket.display());
         }
         for pid in victims {
-            groups.extend(cgroups_of(pid));
+            ended.groups.extend(cgroups_of(pid));
+            ended.networks.extend(fs::metadata(format!("/proc/{pid}/ns/net")).map(|meta| meta.ino()).ok());
             match kill(Pid::from_raw(pid), Signal::SIGKILL) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => (),
                 Err(error) => return Err(error).with_context(|| format!("kill process {pid} of a container")),
@@ -198,6 +218,20 @@ fn shims_and_descendants(socket: &Path) -> Vec<i32> {
         next += 1;
     }
     victims
+}
+
+/// Removes the pods' network namespaces that containerd had made: those of `/run/netns` with one of these inodes.
+fn remove_namespaces(networks: &BTreeSet<u64>) -> Result<()> {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with("cni-")
+            && fs::metadata(&path).is_ok_and(|meta| networks.contains(&meta.ino()));
+        if ours {
+            umount2(&path, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", path.display()))?;
+            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Directories of the pod cgroups a process is in.

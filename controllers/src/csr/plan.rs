@@ -89,7 +89,8 @@ pub mod testing {
     use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 
     pub fn request(common_name: &str, organization: &str, names: &[&str]) -> CertificateSigningRequest {
-        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("params");
+        let mut params =
+            CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("params");
         let mut name = DistinguishedName::new();
         name.push(DnType::OrganizationName, organization);
         name.push(DnType::CommonName, common_name);
@@ -139,7 +140,8 @@ mod tests {
         server.spec.usages = Some(vec!["server auth".to_owned(), "client auth".to_owned()]);
         assert_eq!(next(&server), Next::Wait);
         let mut broken = request("system:node:w1", NODES, &[]);
-        broken.spec.request.0 = b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n".to_vec();
+        broken.spec.request.0 =
+            b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n".to_vec();
         assert_eq!(next(&broken), Next::Wait);
     }
 }

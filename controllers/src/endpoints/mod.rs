@@ -10,7 +10,9 @@ use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use pintle_client::{Key, SharedReflector};
 
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_already_exists, is_not_found};
+use crate::runtime::{
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_already_exists, is_not_found,
+};
 
 pub struct EndpointsOf {
     services: SharedReflector<Service>,
@@ -20,11 +22,7 @@ pub struct EndpointsOf {
 
 impl EndpointsOf {
     pub fn new(context: &Context) -> Self {
-        Self {
-            services: context.reflectors.of(),
-            pods: context.reflectors.of(),
-            endpoints: context.reflectors.of(),
-        }
+        Self { services: context.reflectors.of(), pods: context.reflectors.of(), endpoints: context.reflectors.of() }
     }
 }
 

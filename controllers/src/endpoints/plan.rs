@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn too_many_backends_are_cut_and_marked() {
         let service = service(json!([{"port": 80}]));
-        let pods: Vec<_> = (0..1100).map(|i| pod(&format!("p{i}"), &format!("10.1.{}.{}", i / 250, i % 250 + 1), true)).collect();
+        let pods: Vec<_> =
+            (0..1100).map(|i| pod(&format!("p{i}"), &format!("10.1.{}.{}", i / 250, i % 250 + 1), true)).collect();
         let made = plan(&service, &backends(&service, &pods), None).expect("made");
         assert_eq!(made.subsets.expect("subsets")[0].addresses.as_ref().map(Vec::len), Some(1000));
         assert_eq!(made.metadata.annotations.expect("marked")[OVER_CAPACITY], "truncated");

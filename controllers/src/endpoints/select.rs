@@ -88,7 +88,12 @@ fn resolve(port: &ServicePort, pod: &Pod) -> Option<Port> {
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(name)) => named(pod, name, &protocol)?,
     };
-    Some(Port { name: port.name.clone().unwrap_or_default(), protocol, port: number, app_protocol: port.app_protocol.clone() })
+    Some(Port {
+        name: port.name.clone().unwrap_or_default(),
+        protocol,
+        port: number,
+        app_protocol: port.app_protocol.clone(),
+    })
 }
 
 /// The container port called `name`: of app containers and restartable init containers.
@@ -100,9 +105,7 @@ fn named(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
         .iter()
         .chain(sidecars)
         .flat_map(|container| container.ports.iter().flatten())
-        .find(|port| {
-            port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
-        })
+        .find(|port| port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol)
         .map(|port| port.container_port)
 }
 

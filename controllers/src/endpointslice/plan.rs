@@ -75,7 +75,9 @@ fn place(
     for (slice, endpoints) in kept {
         if endpoints.is_empty() {
             plan.delete.extend(slice.metadata.name.clone());
-        } else if endpoints != endpoints_of(slice) || labels(service) != slice.metadata.labels.clone().unwrap_or_default() {
+        } else if endpoints != endpoints_of(slice)
+            || labels(service) != slice.metadata.labels.clone().unwrap_or_default()
+        {
             let mut slice = slice.clone();
             slice.endpoints = Some(endpoints);
             slice.metadata.labels = Some(labels(service));

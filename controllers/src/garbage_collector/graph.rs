@@ -53,7 +53,9 @@ pub enum Verdict {
     /// These owners must be looked up; those found absent are then told to [`Graph::judge`].
     Ask(Vec<OwnerReference>),
     /// All owners are gone.
-    Delete { foreground: bool },
+    Delete {
+        foreground: bool,
+    },
     /// Some owners are gone, others are not: the object stays, without the references to these uids.
     Release(Vec<String>),
     /// It is being deleted in the foreground: these dependents must go first.
@@ -86,8 +88,12 @@ impl Graph {
     }
 
     fn unlink(&mut self, uid: &str) -> Vec<String> {
-        let owners: Vec<String> =
-            self.nodes.get(uid).into_iter().flat_map(|node| node.owners.iter().map(|owner| owner.uid.clone())).collect();
+        let owners: Vec<String> = self
+            .nodes
+            .get(uid)
+            .into_iter()
+            .flat_map(|node| node.owners.iter().map(|owner| owner.uid.clone()))
+            .collect();
         for owner in &owners {
             if let Some(dependents) = self.dependents.get_mut(owner) {
                 dependents.remove(uid);
@@ -144,7 +150,8 @@ impl Graph {
         if !unknown.is_empty() {
             return Verdict::Ask(unknown.into_iter().cloned().collect());
         }
-        let waiting = solid.iter().filter(|owner| self.nodes.get(&owner.uid).is_some_and(|n| n.awaits(FOREGROUND))).count();
+        let waiting =
+            solid.iter().filter(|owner| self.nodes.get(&owner.uid).is_some_and(|n| n.awaits(FOREGROUND))).count();
         if solid.is_empty() {
             Verdict::Delete { foreground: false }
         } else if waiting == solid.len() {

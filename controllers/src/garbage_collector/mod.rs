@@ -13,7 +13,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::SelectAll;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, PartialObjectMeta, Patch, PatchParams, Preconditions, PropagationPolicy,
+};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
@@ -74,7 +76,9 @@ async fn discover(lead: &Lead) -> Result<Vec<Resource>, ReconcileError> {
     Ok(discovery
         .groups()
         .flat_map(|group| group.recommended_resources())
-        .filter(|(_, capabilities)| [verbs::DELETE, verbs::LIST, verbs::WATCH].iter().all(|v| capabilities.supports_operation(v)))
+        .filter(|(_, capabilities)| {
+            [verbs::DELETE, verbs::LIST, verbs::WATCH].iter().all(|v| capabilities.supports_operation(v))
+        })
         // The same objects as in the core group; once is enough. Events own nothing that must be collected in order.
         .filter(|(resource, _)| resource.plural != "events")
         .map(|(api, capabilities)| Resource { api, namespaced: capabilities.scope == Scope::Namespaced })
@@ -209,8 +213,11 @@ impl Collector {
             PropagationPolicy::Background
         };
         let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
-        let params =
-            DeleteParams { propagation_policy: Some(policy), preconditions: Some(preconditions), ..DeleteParams::default() };
+        let params = DeleteParams {
+            propagation_policy: Some(policy),
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         tracing::debug!(kind = %self.resources[node.resource].api.kind, namespace = node.namespace, name = node.name, "collects");
         settled(objects.delete(&node.name, &params).await.map(drop), "delete garbage")
     }
@@ -218,7 +225,9 @@ impl Collector {
     /// Takes the references to the owners `gone` out of the object.
     async fn release(&self, uid: &str, gone: &[String]) -> Result<(), ReconcileError> {
         let Some((objects, node)) = self.find(uid) else { return Ok(()) };
-        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read a dependent"))? else { return Ok(()) };
+        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read a dependent"))? else {
+            return Ok(());
+        };
         if object.uid().as_deref() != Some(uid) {
             return Ok(());
         }
@@ -231,7 +240,9 @@ impl Collector {
 
     async fn finish(&self, uid: &str, finalizer: &str) -> Result<(), ReconcileError> {
         let Some((objects, node)) = self.find(uid) else { return Ok(()) };
-        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read an object"))? else { return Ok(()) };
+        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read an object"))? else {
+            return Ok(());
+        };
         if object.uid().as_deref() != Some(uid) {
             return Ok(());
         }

@@ -74,7 +74,9 @@ async fn remaining(namespace: &str, lead: &Lead) -> Result<Vec<(String, usize)>,
     let mut resources: Vec<ApiResource> = discovery
         .groups()
         .flat_map(|group| group.recommended_resources())
-        .filter(|(_, capabilities)| capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST))
+        .filter(|(_, capabilities)| {
+            capabilities.scope == Scope::Namespaced && capabilities.supports_operation(verbs::LIST)
+        })
         .filter(|(_, capabilities)| capabilities.supports_operation(verbs::DELETE))
         .map(|(resource, _)| resource)
         .collect();
@@ -107,7 +109,8 @@ async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<u
 }
 
 async fn tell(namespace: &Namespace, left: &[(String, usize)], lead: &Lead) -> Result<(), ReconcileError> {
-    let counts: Vec<String> = left.iter().map(|(resource, count)| format!("{resource} has {count} resource instances")).collect();
+    let counts: Vec<String> =
+        left.iter().map(|(resource, count)| format!("{resource} has {count} resource instances")).collect();
     let message = format!("Some resources are remaining: {}", counts.join(", "));
     let conditions = namespace.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let told = |condition: &NamespaceCondition| condition.message.as_deref() == Some(message.as_str());

@@ -136,7 +136,9 @@ impl NodeLifecycle {
     async fn mark_pods(&self, node: &str, now: Timestamp, lead: &Lead) -> Result<(), ReconcileError> {
         for pod in self.pods_by_node.get(node) {
             let ready = crate::endpoints::select::is_ready(&pod);
-            let (Some(name), Some(namespace), true) = (&pod.metadata.name, &pod.metadata.namespace, ready) else { continue };
+            let (Some(name), Some(namespace), true) = (&pod.metadata.name, &pod.metadata.namespace, ready) else {
+                continue;
+            };
             let patch = json!({"status": {"conditions": [{"type": "Ready", "status": "False",
                 "reason": "NodeLost", "lastTransitionTime": Time(now)}]}});
             let pods: Api<Pod> = Api::namespaced(lead.client.clone(), namespace);
@@ -152,7 +154,8 @@ impl NodeLifecycle {
         let Some(taints) = plan::taints(node, now) else { return Ok(()) };
         let name = node.metadata.name.as_deref().unwrap_or_default();
         // The version makes it a compare-and-swap: taints that people set meanwhile must not be lost.
-        let patch = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
+        let patch =
+            json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         let nodes: Api<Node> = Api::all(lead.client.clone());
         match nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("taint a node")(error)),

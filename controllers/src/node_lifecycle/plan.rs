@@ -110,8 +110,7 @@ pub enum Stay {
 
 /// When a pod that is bound to a node with `taints` must go. Times count from when each taint was added.
 pub fn stay(pod: &Pod, taints: &[Taint], now: Timestamp) -> Stay {
-    let tolerations: &[Toleration] =
-        pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+    let tolerations: &[Toleration] = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
     let mut end: Option<Timestamp> = None;
     for taint in taints.iter().filter(|taint| taint.effect == NO_EXECUTE) {
         let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
@@ -193,7 +192,10 @@ mod tests {
     #[test]
     fn taints_follow_conditions() {
         assert_eq!(keys(&node("True")), "");
-        assert_eq!(keys(&node("False")), "node.kubernetes.io/not-ready:NoSchedule node.kubernetes.io/not-ready:NoExecute");
+        assert_eq!(
+            keys(&node("False")),
+            "node.kubernetes.io/not-ready:NoSchedule node.kubernetes.io/not-ready:NoExecute"
+        );
         assert_eq!(
             keys(&node("Unknown")),
             "node.kubernetes.io/unreachable:NoSchedule node.kubernetes.io/unreachable:NoExecute"
@@ -233,8 +235,10 @@ mod tests {
             value: None,
         };
         let pod = |tolerations: serde_json::Value| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": [], "tolerations": tolerations}}))
-                .expect("pod")
+            serde_json::from_value(
+                json!({"metadata": {"name": "p"}, "spec": {"containers": [], "tolerations": tolerations}}),
+            )
+            .expect("pod")
         };
         let taints = [taint];
         assert_eq!(stay(&pod(json!([])), &taints, at(105)), Stay::Until(at(105)));

@@ -5,7 +5,9 @@ use kube::Api;
 use kube::api::PostParams;
 use pintle_client::{Key, SharedReflector};
 
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_already_exists, is_not_found};
+use crate::runtime::{
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_already_exists, is_not_found,
+};
 
 const DEFAULT: &str = "default";
 

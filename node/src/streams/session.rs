@@ -224,10 +224,9 @@ impl Sessions {
         let (out, mut answers) = self.call(stream_id).await?;
         if !self.context.runtime.is_real() {
             let data = Bytes::from_static(b"this node is simulated: its containers write no logs\n");
-            return out
-                .send(Frame { stream_id: 0, channel: channel::STDOUT, data })
-                .await
-                .map_err(|_| tonic::Status::cancelled("reader is gone"));
+            let sent = out.send(Frame { stream_id: 0, channel: channel::STDOUT, data }).await;
+            finish(out, answers).await;
+            return sent.map_err(|_| tonic::Status::cancelled("reader is gone"));
         }
         let now = clock::unix_seconds();
         let ago = wish.since_seconds.and_then(|seconds| Timestamp::from_second(now.saturating_sub(seconds)).ok());
@@ -252,16 +251,17 @@ impl Sessions {
                 }
             }
         };
-        let reader_left = async { while let Ok(Some(_)) = answers.message().await {} };
-        tokio::select! {
-            (result, ()) = async { tokio::join!(reading, writing) } => {
-                if let Err(error) = result {
-                    let data = Bytes::from(failure(&format!("read the log: {error}")));
-                    // The reader may be gone already.
-                    let _ = out.send(Frame { stream_id: 0, channel: channel::ERROR, data }).await;
-                }
-            }
-            () = reader_left => (),
+        let ended = tokio::select! {
+            (result, ()) = async { tokio::join!(reading, writing) } => Some(result),
+            () = drain(&mut answers) => None,
+        };
+        if let Some(Err(error)) = &ended {
+            let data = Bytes::from(failure(&format!("read the log: {error}")));
+            // The reader may be gone already.
+            let _ = out.send(Frame { stream_id: 0, channel: channel::ERROR, data }).await;
+        }
+        if ended.is_some() {
+            finish(out, answers).await;
         }
         Ok(())
     }
@@ -277,6 +277,7 @@ impl Sessions {
             }
             // The user went away: dropping the input ends the command.
             drop(input);
+            std::future::pending::<()>().await;
         };
         let back = async {
             while let Some((channel, data)) = started.output.recv().await {
@@ -285,10 +286,13 @@ impl Sessions {
                 }
             }
         };
-        tokio::select! {
-            () = back => (),
-            () = async { towards.await; std::future::pending::<()>().await } => (),
-            () = out.closed() => (),
+        let ended = tokio::select! {
+            () = back => true,
+            () = towards => true,
+            () = out.closed() => false,
+        };
+        if ended {
+            finish(out, answers).await;
         }
         Ok(())
     }
@@ -305,6 +309,7 @@ impl Sessions {
                 let text = failure(&error.to_string());
                 // The asker may be gone already.
                 let _ = out.send(Frame { stream_id: 0, channel: channel::ERROR, data: Bytes::from(text) }).await;
+                finish(out, answers).await;
                 return Ok(());
             }
         };
@@ -334,6 +339,19 @@ impl Sessions {
             () = back => (),
             () = towards => (),
         }
+        finish(out, answers).await;
         Ok(())
     }
+}
+
+/// Reads the server's side of a stream to its end.
+async fn drain(answers: &mut tonic::Streaming<Frame>) {
+    while let Ok(Some(_)) = answers.message().await {}
+}
+
+/// Ends our side of a stream and waits until the server has ended its own. Dropping the call earlier would reset the
+/// stream, and take away frames that are still on their way.
+async fn finish(out: mpsc::Sender<Frame>, mut answers: tonic::Streaming<Frame>) {
+    drop(out);
+    drain(&mut answers).await;
 }
