@@ -18,7 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let modules: String = packages
         .iter()
         .map(|package| {
-            format!("pub mod {} {{\n    include!(concat!(env!(\"OUT_DIR\"), \"/{package}.rs\"));\n}}\n", module(package))
+            format!(
+                "pub mod {} {{\n    include!(concat!(env!(\"OUT_DIR\"), \"/{package}.rs\"));\n}}\n",
+                module(package)
+            )
         })
         .collect();
     fs::write(out.join("modules.rs"), modules)?;
