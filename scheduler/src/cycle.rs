@@ -84,10 +84,10 @@ impl Cycle {
         snapshot: &Snapshot,
         pod: &PodInfo,
         state: &mut CycleState,
-    ) -> Result<Placement, Misfit> {
+    ) -> Result<Placement, Box<Misfit>> {
         let mut misfit = Misfit { nodes: snapshot.nodes.len(), ..Misfit::default() };
         if snapshot.nodes.is_empty() {
-            return Err(misfit);
+            return Err(Box::new(misfit));
         }
         let only = pre_filter(profile, snapshot, pod, state, &mut misfit)?;
         let (feasible, evaluated) = self.find(profile, snapshot, pod, state, only.as_ref(), &mut misfit);
@@ -98,7 +98,7 @@ impl Cycle {
                     break;
                 }
             }
-            return Err(misfit);
+            return Err(Box::new(misfit));
         }
         let best = if feasible.len() == 1 { 0 } else { choose(profile, snapshot, pod, state, &feasible) };
         Ok(Placement { node: feasible[best].name.clone(), evaluated, feasible: feasible.len() })
@@ -158,7 +158,7 @@ fn pre_filter(
     pod: &PodInfo,
     state: &mut CycleState,
     misfit: &mut Misfit,
-) -> Result<Option<BTreeSet<String>>, Misfit> {
+) -> Result<Option<BTreeSet<String>>, Box<Misfit>> {
     let mut only: Option<BTreeSet<String>> = None;
     for plugin in &profile.pre_filter {
         match plugin.pre_filter(state, pod, snapshot) {
@@ -172,7 +172,7 @@ fn pre_filter(
             Err(rejection) => {
                 misfit.rejected_by.insert(plugin.name());
                 misfit.outright = Some(rejection.reasons.join(", "));
-                return Err(std::mem::take(misfit));
+                return Err(Box::new(std::mem::take(misfit)));
             }
         }
     }

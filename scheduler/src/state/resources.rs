@@ -155,11 +155,11 @@ mod tests {
     fn start_up_steps_sidecars_and_overhead_count_as_they_run() {
         let (a, b) = (container("100m", false), container("200m", false));
         check(&[], &[a.clone(), b.clone()], json!({}), 300);
-        check(&[container("1", false)], &[a.clone()], json!({}), 1000);
-        check(&[container("50m", true), container("1", false)], &[a.clone()], json!({}), 1050);
-        check(&[container("1", false), container("50m", true)], &[a.clone()], json!({}), 1000);
+        check(&[container("1", false)], std::slice::from_ref(&a), json!({}), 1000);
+        check(&[container("50m", true), container("1", false)], std::slice::from_ref(&a), json!({}), 1050);
+        check(&[container("1", false), container("50m", true)], std::slice::from_ref(&a), json!({}), 1000);
         check(&[container("50m", true)], &[a.clone(), b], json!({}), 350);
-        check(&[], &[a.clone()], json!({"overhead": {"cpu": "10m"}}), 110);
+        check(&[], std::slice::from_ref(&a), json!({"overhead": {"cpu": "10m"}}), 110);
         check(&[], &[a], json!({"resources": {"requests": {"cpu": "2"}}}), 2000);
     }
 
