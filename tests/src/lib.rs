@@ -59,16 +59,21 @@ impl Ran {
     /// Standard output of a command that must succeed.
     #[track_caller]
     pub fn ok(self) -> String {
-        assert_eq!(self.code, 0, "failed\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(self.code, 0, "failed\nstdout: {}\nstderr: {}", shorten(&self.stdout), self.stderr);
         self.stdout
     }
 
     /// Standard error of a command that must fail.
     #[track_caller]
     pub fn fails(self) -> String {
-        assert_ne!(self.code, 0, "succeeded\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_ne!(self.code, 0, "succeeded\nstdout: {}\nstderr: {}", shorten(&self.stdout), self.stderr);
         self.stderr
     }
+}
+
+/// As much of an output as helps in a report.
+fn shorten(text: &str) -> String {
+    text.chars().take(2000).collect()
 }
 
 /// A local cluster of real processes.
@@ -155,6 +160,33 @@ impl Cluster {
             .arg(format!("--cert={}", certificate.display()))
             .arg(format!("--key={}", key.display()))
             .args(arguments))
+    }
+
+    /// A file with `content` in the cluster's home.
+    pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, content).expect("write a file");
+        path
+    }
+
+    /// Asks the API with curl as administrator, the path sent as it is: the status code, and the body.
+    pub fn curl(&self, path: &str, arguments: &[&str]) -> (u16, String) {
+        let (certificate, key) = self.admin_files();
+        let identity = ["--cert", certificate.to_str().expect("path"), "--key", key.to_str().expect("path")];
+        self.curl_as_stranger(path, &[&identity[..], arguments].concat())
+    }
+
+    /// Asks the API with curl, without a certificate.
+    pub fn curl_as_stranger(&self, path: &str, arguments: &[&str]) -> (u16, String) {
+        let api = self.status()["api"].as_str().expect("api").to_owned();
+        let ran = ran(self
+            .command(Path::new("curl"))
+            .args(["-s", "--path-as-is", "-w", "\n%{http_code}", "--cacert"])
+            .arg(self.home.path().join(&self.name).join("pki/ca.crt"))
+            .args(arguments)
+            .arg(format!("https://{api}{path}")));
+        let (body, code) = ran.stdout.rsplit_once('\n').unwrap_or_else(|| panic!("curl: {ran:?}"));
+        (code.parse().unwrap_or(0), body.to_owned())
     }
 
     /// The administrator's certificate and key as files.

@@ -139,10 +139,25 @@ fn bad_input_is_refused(cluster: &Cluster) {
     assert!(cluster.kubectl_with(&["replace", "-f", "-"], stale).fails().contains("Conflict"));
     let forbidden = cluster.kubectl(&["get", "secrets", "--as=nobody"]).fails();
     assert!(forbidden.contains("User \"nobody\" cannot list resource \"secrets\""), "{forbidden}");
-    let path = cluster.kubectl(&["get", "--raw", "/api/v1/namespaces/%2e%2e/pods"]).fails();
-    assert!(path.contains("Error from server"), "{path}");
-    let image = cluster.kubectl(&["get", "configmap", "bad"]).fails();
-    assert!(image.contains("NotFound"), "nothing was stored: {image}");
+    for path in
+        ["/api/v1/namespaces/%2e%2e/pods", "/api/v1/namespaces/default/pods/%00", "/api/v1/../secrets", "/api//v1"]
+    {
+        let (code, body) = cluster.curl(path, &[]);
+        assert!((400..500).contains(&code) && body.contains("\"kind\":\"Status\""), "{path}: {code} {body}");
+    }
+    let large = format!("@{}", cluster.file("large", &vec![b' '; 4 << 20]).display());
+    let json = ["-X", "POST", "-H", "Content-Type: application/json", "--data-binary"];
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let (code, _) = cluster.curl(maps, &[&json[..], &[&large]].concat());
+    assert_eq!(code, 413, "a body of 4 MiB");
+    let (code, _) = cluster.curl(maps, &[&json[..], &["{\"metadata\": {\"name\": \"bad\""]].concat());
+    assert_eq!(code, 400, "broken JSON");
+    let (code, _) = cluster.curl_as_stranger(maps, &["-H", "Authorization: Bearer abc"]);
+    assert_eq!(code, 401, "a token of nobody");
+    assert_eq!(cluster.curl_as_stranger(maps, &[]).0, 403, "nobody at all");
+    assert_eq!(cluster.curl_as_stranger("/readyz", &[]).0, 200, "health is for everybody");
+    let nothing = cluster.kubectl(&["get", "configmap", "bad"]).fails();
+    assert!(nothing.contains("NotFound"), "nothing was stored: {nothing}");
 }
 
 fn the_leader_dies_in_a_rollout(cluster: &Cluster) {
