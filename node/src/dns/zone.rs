@@ -110,7 +110,7 @@ impl Zone {
         let kind = match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
             (Some("ExternalName"), _) => {
                 let target = spec.external_name.as_deref().unwrap_or_default().trim_end_matches('.');
-                let Ok(target) = Name::from_ascii(format!("{target}.")) else { return };
+                let Ok(target) = Name::from_ascii(format!("{}.", target.to_lowercase())) else { return };
                 Kind::External(target)
             }
             (_, Some("None")) => Kind::Headless,

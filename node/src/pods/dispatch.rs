@@ -19,6 +19,7 @@ use super::worker::Worker;
 use super::{Context, Wanted, plan};
 use crate::limits;
 use crate::runtime::{RuntimeError, label};
+use crate::volumes::PodDirs;
 
 struct Running {
     wanted: watch::Sender<Wanted>,
@@ -62,6 +63,8 @@ impl Dispatch {
         self.pods.ready().await;
         let mut changes = self.pods.changes();
         let mut relist = clock::ticker(limits::RELIST);
+        self.reconcile();
+        self.sweep().await;
         loop {
             self.reconcile();
             tokio::select! {
@@ -76,6 +79,24 @@ impl Dispatch {
                     }
                 }
             }
+        }
+    }
+
+    /// Removes directories of pods that went away while no agent ran. What still has a sandbox is an orphan and ends as one.
+    async fn sweep(&self) {
+        if !self.context.runtime.is_real() {
+            return;
+        }
+        let Ok(sandboxes) = self.context.runtime.sandboxes(None).await else { return };
+        let claimed = sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(label::POD_UID).cloned());
+        let claimed: BTreeSet<String> = claimed.chain(self.workers.keys().cloned()).collect();
+        let data_dir = self.context.data_dir.clone();
+        let swept = tokio::task::spawn_blocking(move || PodDirs::remove_unclaimed(&data_dir, &claimed));
+        match swept.await {
+            Ok(Ok(0)) => (),
+            Ok(Ok(count)) => tracing::info!(count, "removed directories of pods that are gone"),
+            Ok(Err(error)) => tracing::warn!(%error, "directories of pods that are gone remain"),
+            Err(error) => tracing::warn!(%error, "directories of pods that are gone remain"),
         }
     }
 

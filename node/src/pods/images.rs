@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Context;
 use super::env::Sources;
 use super::references::Loaded;
+use super::resources::is_init;
 use crate::runtime::RuntimeError;
 
 /// An image that is here.
@@ -78,9 +79,7 @@ async fn pull(
 
 /// The pod, with the container as the field an event is about.
 pub fn about(pod: &Pod, container: &Container) -> k8s_openapi::api::core::v1::ObjectReference {
-    let is_init =
-        pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(|init| init.name == container.name);
-    let list = if is_init { "initContainers" } else { "containers" };
+    let list = if is_init(pod, container) { "initContainers" } else { "containers" };
     let mut about = reference(pod);
     about.field_path = Some(format!("spec.{list}{{{}}}", container.name));
     about

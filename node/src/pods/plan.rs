@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::resources::{self, is_sidecar};
+use super::resources::{self, is_init, is_sidecar};
 use super::seen::{ContainerSeen, Seen, State};
 use crate::limits;
 
@@ -297,9 +297,7 @@ fn tend(pod: &Pod, container: &Container, seen: &Seen, memory: &Memory, now: i64
 
 /// Init containers that succeeded never run again in their sandbox, whatever the policy.
 fn restarts_now(pod: &Pod, container: &Container, current: &ContainerSeen) -> bool {
-    let is_init =
-        pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(|init| init.name == container.name);
-    if is_init && !is_sidecar(container) {
+    if is_init(pod, container) && !is_sidecar(container) {
         let never = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) == Some("Never");
         return current.exit_code != 0 && !never;
     }

@@ -93,6 +93,11 @@ pub fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     init.chain(spec.into_iter().flat_map(|spec| &spec.containers))
 }
 
+/// True for the containers that run before the others, sidecars included.
+pub fn is_init(pod: &Pod, container: &Container) -> bool {
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(|init| init.name == container.name)
+}
+
 /// Sidecars are init containers that are restarted for ever.
 pub fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")

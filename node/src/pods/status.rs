@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::{self, Memory};
-use super::resources::{Qos, is_sidecar};
+use super::resources::{Qos, is_init, is_sidecar};
 use super::seen::{ContainerSeen, Seen, State};
 
 /// What a status needs beside the pod.
@@ -165,7 +165,9 @@ fn container_status(pod: &Pod, container: &Container, old: &PodStatus, facts: &F
     match latest.state {
         State::Running => {
             status.started = Some(plan::started(container, facts.memory, &latest.id));
-            status.ready = status.started == Some(true)
+            // An init container is ready when it has done its work.
+            status.ready = (is_sidecar(container) || !is_init(pod, container))
+                && status.started == Some(true)
                 && facts
                     .memory
                     .probed
@@ -204,9 +206,7 @@ fn past_of(old: &ContainerStatus) -> Option<ContainerState> {
 
 fn exited(pod: &Pod, container: &Container, latest: &ContainerSeen, facts: &Facts<'_>, status: &mut ContainerStatus) {
     let end = terminated(latest, facts);
-    let is_init =
-        pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).any(|init| init.name == container.name);
-    let init_ready = is_init && !is_sidecar(container) && end.exit_code == 0;
+    let init_ready = is_init(pod, container) && !is_sidecar(container) && end.exit_code == 0;
     status.ready = init_ready;
     let deleting = pod.metadata.deletion_timestamp.is_some() || facts.memory.verdict.is_some();
     let again = !init_ready && !deleting && plan::restarts(pod, container, end.exit_code);

@@ -75,10 +75,12 @@ impl Tokens {
         }
         let request = self.request(pod, wish);
         let requested = match &old {
-            Some((token, _, expires)) if *expires > now => match clock::timeout(limits::REFERENCE_WAIT, request).await {
-                Ok(requested) => requested,
-                Err(_) => return Ok(token.clone()),
-            },
+            Some((token, _, expires)) if *expires > now => {
+                match clock::timeout(limits::REFERENCE_WAIT, request).await {
+                    Ok(requested) => requested,
+                    Err(_) => return Ok(token.clone()),
+                }
+            }
             _ => request.await,
         };
         match (requested, old) {

@@ -7,6 +7,7 @@ mod atomic;
 pub mod payload;
 mod subpath;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -65,6 +66,23 @@ impl PodDirs {
         let plain =
             !uid.is_empty() && uid.len() <= 128 && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         plain.then(|| Self { root: data_dir.join("pods").join(uid) })
+    }
+
+    /// Removes the directories of all pods but those whose uid is `claimed`; returns how many.
+    pub fn remove_unclaimed(data_dir: &Path, claimed: &BTreeSet<String>) -> io::Result<usize> {
+        let entries = match fs::read_dir(data_dir.join("pods")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            other => other?,
+        };
+        let mut count = 0;
+        for entry in entries {
+            let uid = entry?.file_name().to_string_lossy().into_owned();
+            if let Some(dirs) = Self::new(data_dir, &uid).filter(|_| !claimed.contains(&uid)) {
+                dirs.remove()?;
+                count += 1;
+            }
+        }
+        Ok(count)
     }
 
     pub fn volume(&self, name: &str) -> PathBuf {
@@ -274,6 +292,18 @@ mod tests {
         for uid in ["", "..", "a/b", "a\0", &"a".repeat(200)] {
             assert!(PodDirs::new(data, uid).is_none(), "{uid:?}");
         }
+    }
+
+    #[test]
+    fn only_unclaimed_directories_are_swept() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert_eq!(PodDirs::remove_unclaimed(dir.path(), &BTreeSet::new()).expect("nothing yet"), 0);
+        for uid in ["u1", "u2"] {
+            fs::create_dir_all(dir.path().join("pods").join(uid).join("volumes")).expect("mkdir");
+        }
+        let claimed = BTreeSet::from(["u1".to_owned()]);
+        assert_eq!(PodDirs::remove_unclaimed(dir.path(), &claimed).expect("swept"), 1);
+        assert!(dir.path().join("pods/u1").exists() && !dir.path().join("pods/u2").exists());
     }
 
     #[test]
