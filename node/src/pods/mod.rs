@@ -3,6 +3,7 @@
 //! Flow: watch of `spec.nodeName` → [`dispatch`] → [`worker`] (looks, [`plan`]s, acts) → runtime; and back: [`seen`] →
 //! [`status`] → [`statuses`] → API. I10: workers go on without a server; a restarted agent adopts what it finds running.
 
+mod cgroups;
 pub mod config;
 mod dispatch;
 pub mod downward;

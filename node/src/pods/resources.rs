@@ -136,6 +136,8 @@ pub enum Qos {
 }
 
 impl Qos {
+    pub const ALL: [Self; 3] = [Self::Guaranteed, Self::Burstable, Self::BestEffort];
+
     pub fn of(pod: &Pod) -> Self {
         let mut any = false;
         let mut guaranteed = true;

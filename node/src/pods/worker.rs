@@ -17,10 +17,10 @@ use tokio::sync::{Notify, watch};
 use super::images::about;
 use super::plan::{self, Action, Memory, Plan, Verdict};
 use super::probers::Probers;
-use super::resources::Amounts;
+use super::resources::{Amounts, Qos};
 use super::seen::Seen;
 use super::statuses::PodId;
-use super::{Context, Wanted, resources, start, status, stop};
+use super::{Context, Wanted, cgroups, resources, start, status, stop};
 use crate::limits;
 use crate::runtime::RuntimeError;
 use crate::streams::logs;
@@ -337,22 +337,30 @@ impl Worker {
             self.context.runtime.remove_sandbox(&sandbox.id).await?;
         }
         self.context.tokens.forget(&self.id.uid);
-        let (dirs, logs) = (self.dirs.clone(), super::config::log_directory(&self.context.facts, &wanted.pod));
         if self.context.runtime.is_real() {
-            let removal = tokio::task::spawn_blocking(move || {
-                dirs.remove()?;
-                match std::fs::remove_dir_all(logs) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-                    _ => Ok(()),
-                }
-            });
-            match removal.await {
-                Ok(Err(error)) => tracing::warn!(pod = %self.id.name, %error, "files of a deleted pod remain"),
-                Err(error) => tracing::warn!(pod = %self.id.name, %error, "files of a deleted pod remain"),
-                Ok(Ok(())) => (),
-            }
+            self.remove_traces(&wanted.pod).await;
         }
         Ok(())
+    }
+
+    /// Removes files and cgroups. What cannot be removed is tried again by the sweep of the next agent.
+    async fn remove_traces(&self, pod: &Pod) {
+        let (dirs, logs) = (self.dirs.clone(), super::config::log_directory(&self.context.facts, pod));
+        // An orphan's class is not known any more: its group is in one of these places.
+        let root = &self.context.facts.cgroup_root;
+        let groups = Qos::ALL.map(|class| class.cgroup_parent(root, &self.id.uid));
+        let removal = tokio::task::spawn_blocking(move || {
+            groups.iter().try_for_each(|group| cgroups::remove(group))?;
+            dirs.remove()?;
+            match std::fs::remove_dir_all(logs) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        let result = removal.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        if let Err(error) = result {
+            tracing::warn!(pod = %self.id.name, namespace = %self.id.namespace, %error, "traces of a deleted pod remain");
+        }
     }
 }
 

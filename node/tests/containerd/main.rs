@@ -140,7 +140,8 @@ async fn services_and_names_lead_to_pods(world: &World) {
     for pod in ["plain", "web"] {
         let container = if pod == "web" { "httpd" } else { "main" };
         let id = world.container_id(pod, container).await;
-        let command = ["wget", "-qO-", "http://web"].map(str::to_owned);
+        // `web` alone is the name of the pod itself in its hosts file.
+        let command = ["wget", "-qO-", "http://web.ns"].map(str::to_owned);
         let output = world.runtime.run_command(&id, &command, Duration::from_secs(10)).await.expect("wget");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("hello from web"), "from {pod}: {text} {}", String::from_utf8_lossy(&output.stderr));
@@ -201,6 +202,7 @@ async fn a_new_agent_adopts_what_runs(world: World) {
         world.delete(name, 1);
     }
     world.until_gone().await;
+    world.until_no_group_of("uid-web").await;
     assert!(world.runtime.sandboxes(None).await.expect("list").is_empty());
     world.stop().await;
 }

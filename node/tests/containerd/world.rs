@@ -49,7 +49,7 @@ pub fn missing() -> Option<String> {
 pub fn run<F: Future<Output = ()>>(deadline: Duration, story: impl FnOnce(World) -> F + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).expect("network namespace");
-        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs").success());
+        connect_namespace();
         // Its threads are made here, so they are in the new namespace too.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
@@ -63,6 +63,37 @@ pub fn run<F: Future<Output = ()>>(deadline: Duration, story: impl FnOnce(World)
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Gives the new namespace a loopback and a way out, as a worker's has: a pair of linked devices that leads nowhere.
+fn connect_namespace() {
+    let commands = [
+        "link set lo up",
+        "link add out type veth peer name nowhere",
+        "address add 192.0.2.1/24 dev out",
+        "link set nowhere up",
+        "link set out up",
+        "route add default via 192.0.2.2",
+    ];
+    for command in commands {
+        let done = Command::new("ip").args(command.split(' ')).status().expect("ip runs");
+        assert!(done.success(), "ip {command}");
+    }
+}
+
+/// Parent of the cgroups of this test's pods.
+fn cgroup_root() -> String {
+    format!("/pintle-test-{}", std::process::id())
+}
+
+/// Removes the empty groups that remain of a test.
+fn remove_groups(group: &Path) {
+    for child in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&child.path());
+        }
+    }
+    let _ = std::fs::remove_dir(group);
 }
 
 /// Ends what the test started, whatever happened.
@@ -127,6 +158,9 @@ impl Drop for Guard {
         for target in targets {
             let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
         }
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            remove_groups(&hierarchy.path().join(cgroup_root().trim_start_matches('/')));
+        }
     }
 }
 
@@ -153,7 +187,7 @@ impl World {
             RuntimeChoice::Cri { socket: socket.clone() },
         );
         options.network.cni_conf_dir = guard.layout.cni_conf_dir.clone();
-        options.cgroup_root = format!("/pintle-test-{}", std::process::id());
+        options.cgroup_root = cgroup_root();
         let (ready, _) = watch::channel(false);
         network::bring_up(&options, "10.244.7.0/24", &ready).await;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
@@ -267,6 +301,18 @@ impl World {
         while !self.api.0.lock().pods.is_empty() || !self.runtime.sandboxes(None).await.expect("list").is_empty() {
             assert!(Instant::now() < deadline, "pods remain: {:?}", self.api.0.lock().pods.keys().collect::<Vec<_>>());
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The last thing a worker does is to remove the cgroups of its pod.
+    pub async fn until_no_group_of(&self, uid: &str) {
+        let group = Path::new("/sys/fs/cgroup/memory")
+            .join(cgroup_root().trim_start_matches('/'))
+            .join(format!("burstable/pod{uid}"));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while group.exists() {
+            assert!(Instant::now() < deadline, "{} remains", group.display());
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
