@@ -44,6 +44,15 @@ pub struct ServerArgs {
     /// Address the other servers connect to; overrides the file
     #[arg(long, env = "PINTLE_LISTEN_PEER", value_name = "ADDRESS")]
     listen_peer: Option<SocketAddr>,
+    /// Milliseconds between heartbeats; overrides the file
+    #[arg(long, env = "PINTLE_HEARTBEAT_MS")]
+    heartbeat_ms: Option<u64>,
+    /// Shortest election timeout in milliseconds; overrides the file
+    #[arg(long, env = "PINTLE_ELECTION_MIN_MS")]
+    election_min_ms: Option<u64>,
+    /// Longest election timeout in milliseconds; overrides the file
+    #[arg(long, env = "PINTLE_ELECTION_MAX_MS")]
+    election_max_ms: Option<u64>,
 }
 
 /// A server's configuration file.
@@ -102,8 +111,8 @@ impl Default for ServerConfig {
             cluster_domain: "cluster.local".into(),
             node_grace_seconds: 8,
             heartbeat_ms: 50,
-            election_min_ms: 250,
-            election_max_ms: 450,
+            election_min_ms: 160,
+            election_max_ms: 320,
         }
     }
 }
@@ -118,6 +127,9 @@ impl ServerConfig {
         config.listen_api = args.listen_api.unwrap_or(config.listen_api);
         config.listen_client = args.listen_client.unwrap_or(config.listen_client);
         config.listen_peer = args.listen_peer.unwrap_or(config.listen_peer);
+        config.heartbeat_ms = args.heartbeat_ms.unwrap_or(config.heartbeat_ms);
+        config.election_min_ms = args.election_min_ms.unwrap_or(config.election_min_ms);
+        config.election_max_ms = args.election_max_ms.unwrap_or(config.election_max_ms);
         Ok(config)
     }
 
@@ -179,7 +191,7 @@ fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
             .map(str::to_owned)
             .into();
     names.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
-    names.push(kubernetes_ip(config)?.to_string());
+    names.push(service_address(config, 1)?.to_string());
     for address in [&me.api, &me.client, &me.peer] {
         let host = address.rsplit_once(':').with_context(|| format!("{address:?} is not host:port"))?.0;
         names.push(host.trim_start_matches('[').trim_end_matches(']').to_owned());
@@ -196,11 +208,11 @@ fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
     Ok(Identity { authority, leaf })
 }
 
-/// The first address of the service network.
-fn kubernetes_ip(config: &ServerConfig) -> Result<IpAddr> {
+/// Address number `offset` of the service network: 1 is the API's, 10 cluster DNS.
+fn service_address(config: &ServerConfig, offset: u32) -> Result<IpAddr> {
     let parse = || Some(u32::from(config.service_cidr.split_once('/')?.0.parse::<Ipv4Addr>().ok()?));
     let base = parse().with_context(|| format!("service-cidr {:?} is no IPv4 network", config.service_cidr))?;
-    Ok(IpAddr::V4(Ipv4Addr::from(base.saturating_add(1))))
+    Ok(IpAddr::V4(Ipv4Addr::from(base.saturating_add(offset))))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
@@ -289,7 +301,7 @@ fn start_api(
         server_name: me.name.clone(),
         advertise: me.api.parse().with_context(|| format!("api address {:?} is not address:port", me.api))?,
         service_cidr: config.service_cidr.clone(),
-        kubernetes_service_ip: kubernetes_ip(config)?,
+        kubernetes_service_ip: service_address(config, 1)?,
         node_ports: 30000..=32767,
         cluster_domain: config.cluster_domain.clone(),
         ca_pem: identity.authority.certificate.clone(),
@@ -339,6 +351,7 @@ fn start_actors(
         },
         pod_network: Range::new(&config.cluster_cidr, NODE_BLOCK).context("cluster-cidr")?,
         node_grace: Duration::from_secs(config.node_grace_seconds),
+        cluster_dns: service_address(config, 10)?,
     };
     pintle_controllers::run(controllers, reflectors.clone(), gate.clone(), options, group);
     pintle_scheduler::run(scheduler, reflectors, gate, &pintle_scheduler::Options::default(), group);

@@ -30,6 +30,7 @@
 //! - A term begins with caches that know the predecessor's last write; every write of the term carries its fence (I9).
 //! - One key is reconciled by one worker at a time; a failure is retried with backoff; no error is lost silently.
 
+pub mod cluster_dns;
 pub mod csr;
 pub mod deployment;
 pub mod endpoints;
@@ -60,6 +61,8 @@ pub struct Options {
     pub pod_network: node_ipam::plan::Range,
     /// A node without a sign of life for this long is lost.
     pub node_grace: Duration,
+    /// Where agents answer cluster DNS.
+    pub cluster_dns: std::net::IpAddr,
 }
 
 /// Starts all controllers in `group`; they act while `gate` is open.
@@ -78,6 +81,7 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     runtime.add(serviceaccount::ServiceAccounts::new(&context));
     runtime.add(root_ca::RootCa::new(&context, options.authority.certificate.clone()));
     runtime.add(csr::CertificateRequests::new(&context, options.authority));
+    runtime.add(cluster_dns::ClusterDns::new(&context, options.cluster_dns.to_string()));
     runtime.add(namespace::Namespaces::new(&context));
     runtime.add_loop("garbage-collector", garbage_collector::run);
     runtime.start(gate);
