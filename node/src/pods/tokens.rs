@@ -51,10 +51,8 @@ impl Tokens {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             for wish in token_wishes(volume) {
-                if !tokens.contains_key(&wish) {
-                    let token = self.get(pod, &uid, &wish).await?;
-                    tokens.insert(wish, token);
-                }
+                let token = self.get(pod, &uid, &wish).await?;
+                tokens.insert(wish, token);
             }
         }
         Ok(tokens)

@@ -18,7 +18,7 @@ use super::images::about;
 use super::plan::{self, Action, Memory, Plan, Verdict};
 use super::probers::Probers;
 use super::resources::{Amounts, Qos};
-use super::seen::Seen;
+use super::seen::{ContainerSeen, Seen};
 use super::statuses::PodId;
 use super::{Context, Wanted, cgroups, resources, start, status, stop};
 use crate::limits;
@@ -28,6 +28,9 @@ use crate::volumes::PodDirs;
 
 /// First delay after a failed start that is not about an image: most causes are races that are over in a moment.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// How often a pod is looked at while an init container runs: its end is what the whole pod waits for, and the runtime's
+/// list is read only once a second.
+const INIT_LOOK: Duration = Duration::from_millis(100);
 /// How long the API may show another status than was sent before it is sent again.
 const RESTORE_AFTER: Duration = Duration::from_secs(2);
 
@@ -133,7 +136,7 @@ impl Worker {
         if self.settle() {
             return Ok(false);
         }
-        self.wait(pod, &plan).await;
+        self.wait(pod, &seen, &plan).await;
         Ok(false)
     }
 
@@ -269,7 +272,7 @@ impl Worker {
         news
     }
 
-    async fn wait(&mut self, pod: &Arc<Pod>, plan: &Plan) {
+    async fn wait(&mut self, pod: &Arc<Pod>, seen: &Seen, plan: &Plan) {
         let now = nanos();
         let until = |at: i64| Duration::from_nanos(u64::try_from(at.saturating_sub(now)).unwrap_or(0));
         let mut limit = limits::RESYNC;
@@ -277,6 +280,9 @@ impl Worker {
             plan.wake.into_iter().chain(deadline(pod).filter(|_| self.memory.verdict.is_none() && !plan::is_over(pod)))
         {
             limit = limit.min(until(at).max(Duration::from_millis(10)));
+        }
+        if initializing(pod, seen) {
+            limit = limit.min(INIT_LOOK);
         }
         // Somebody else may have changed the status (a controller that took this node for dead). What was sent has
         // normally come back by then; it is sent again once per state of the object.
@@ -376,6 +382,13 @@ fn keep_times(status: &mut PodStatus, told: &PodStatus) {
             condition.last_transition_time.clone_from(&old.last_transition_time);
         }
     }
+}
+
+/// True while an init container runs that is to end.
+fn initializing(pod: &Pod, seen: &Seen) -> bool {
+    let init = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    init.filter(|container| !resources::is_sidecar(container))
+        .any(|container| seen.current(&container.name).is_some_and(ContainerSeen::running))
 }
 
 /// The end of `activeDeadlineSeconds`, nanoseconds since the epoch.
