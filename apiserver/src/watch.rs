@@ -170,15 +170,27 @@ impl Session {
                     self.send_bookmark(revision, &mut out);
                 }
                 Next::Idle { .. } if !out.is_empty() => break,
-                Next::Idle { revision } => {
+                Next::Idle { .. } => {
                     if !self.wait().await {
                         self.over = true;
-                        self.send_bookmark(revision, &mut out);
+                        self.send_last(&mut out);
                     }
                 }
             }
         }
         (!out.is_empty()).then(|| Bytes::from(out))
+    }
+
+    /// What came while the watch waited for its end, and a bookmark at the revision reached by then: the client goes on
+    /// from there.
+    fn send_last(&mut self, out: &mut Vec<u8>) {
+        while out.len() < limits::WATCH_CHUNK {
+            match self.watcher.as_ref().map(Watcher::take) {
+                Some(Next::Event(event)) => self.send_event(&event, out),
+                Some(Next::Idle { revision }) => return self.send_bookmark(revision, out),
+                Some(Next::Ended) | None => return,
+            }
+        }
     }
 
     /// Waits for an event or the next bookmark. False if the watch is to end.
