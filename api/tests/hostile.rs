@@ -143,3 +143,19 @@ fn tree() -> impl Strategy<Value = serde_json::Value> {
         ]
     })
 }
+
+/// Found by the property above: a map entry without value and one with an empty list came out different.
+#[test]
+fn an_empty_list_in_a_map_settles() {
+    let kind = pintle_api::kinds::by_resource("certificates.k8s.io", "v1", "certificatesigningrequests").unwrap();
+    for entry in [&[0x0a, 0x00][..], &[0x0a, 0x00, 0x12, 0x00][..]] {
+        // spec (1) . extra (6) . entry
+        let spec = [&[0x32, entry.len() as u8][..], entry].concat();
+        let raw = [&[0x12, spec.len() as u8][..], &spec].concat();
+        let body = [MAGIC, &[0x12, raw.len() as u8], &raw[..]].concat();
+        let decoded = codec::decode(kind, Some(codec::PROTOBUF), &body, FieldValidation::Strict).unwrap();
+        assert_eq!(decoded.object["spec"]["extra"], serde_json::json!({"": null}));
+        let again = codec::decode_any_protobuf(&codec::encode_protobuf(kind, &decoded.object)).unwrap();
+        assert_eq!(again, decoded.object);
+    }
+}

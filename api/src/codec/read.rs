@@ -149,10 +149,11 @@ impl Walk<'_> {
         }
     }
 
+    /// The list inside a wrapper; an empty one reads as unset, whether its message is empty or missing.
     fn wrapped(&mut self, message: &'static Message, bytes: &[u8]) -> Result<Option<Value>, WireError> {
         let mut members = vec![None; message.flat_len()];
         self.deeper()?.members(message, bytes, &mut members, 0)?;
-        Ok(Some(members.into_iter().next().flatten().unwrap_or_else(|| Value::Array(Vec::new()))))
+        Ok(members.into_iter().next().flatten())
     }
 
     /// Raw bytes: JSON text, or an object in protobuf with its envelope.
