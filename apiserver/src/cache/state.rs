@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layout::{self, Slot};
 use super::object::Object;
@@ -75,7 +76,7 @@ pub(super) struct KindState {
     /// Events up to and with this revision are not in the ring.
     floor: i64,
     watchers: HashMap<Interest, Vec<Arc<Queue>>>,
-    /// Counts events.
+    /// Changes with every event and every fill, and never returns to an earlier value.
     pub version: u64,
 }
 
@@ -91,13 +92,19 @@ pub struct TooOld {
     pub oldest: i64,
 }
 
+/// Counts the fills of all caches of this process.
+static FILLS: AtomicU64 = AtomicU64::new(0);
+
 impl State {
     /// A state filled with the objects of one revision. Watchers of a state before must have been ended.
     pub fn filled(revision: i64, objects: Vec<Arc<Object>>) -> Self {
         let mut state = Self { revision, kinds: Vec::new() };
         state.kinds.resize_with(layout::slots(), KindState::default);
+        // No two fills of this process share versions: what was derived from an older state is never taken for current.
+        let version = (FILLS.fetch_add(1, Ordering::Relaxed) + 1) << 32;
         for kind in &mut state.kinds {
             kind.floor = revision;
+            kind.version = version;
         }
         for object in objects {
             let kind = &mut state.kinds[usize::from(object.slot.0)];

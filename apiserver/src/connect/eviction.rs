@@ -35,7 +35,7 @@ pub(crate) async fn evict(
     let pod = get_or_fresh(live, PODS, namespace, name).await.ok_or_else(|| Status::not_found("", "pods", name))?;
     let how = delete_options(&call, &pod)?;
     if !may_ignore_budget(&pod) {
-        take_allowance(registry, live, &call, &pod).await?;
+        take_allowance(registry, live, &call, &pod, how.dry_run).await?;
     }
     mark_and_delete(registry, &call, &pod, how).await?;
     Ok((StatusCode::CREATED, Status::created().to_value()))
@@ -78,6 +78,7 @@ async fn take_allowance(
     live: &dyn Live,
     call: &VirtualCall,
     pod: &Arc<Value>,
+    dry_run: bool,
 ) -> Result<(), Status> {
     let budgets = live.list(DISRUPTION_BUDGETS, Some(&call.info.namespace));
     let mut selecting = budgets.iter().filter(|budget| selects(budget, pod));
@@ -91,7 +92,7 @@ async fn take_allowance(
         return Ok(());
     }
     let kind = DISRUPTION_BUDGETS.kind().ok_or_else(Status::no_such_path)?;
-    let options = WriteOptions { dry_run: call.dry_run, fence: call.fence, ..WriteOptions::internal() };
+    let options = WriteOptions { dry_run, fence: call.fence, ..WriteOptions::internal() };
     let pod_name = name_of(pod).to_owned();
     let now = clock::unix_seconds();
     let change = move |budget: &Value| decrement(budget, &pod_name, now);

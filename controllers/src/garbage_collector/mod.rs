@@ -24,6 +24,7 @@ use pintle_base::clock;
 use pintle_base::error::Chain;
 use pintle_client::WorkQueue;
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::limits;
 use crate::runtime::{Lead, ReconcileError, api, is_conflict, is_not_found};
@@ -44,6 +45,8 @@ struct Collector {
     resources: Vec<Resource>,
     graph: Mutex<Graph>,
     queue: WorkQueue<String>,
+    /// How many kinds have been listed completely.
+    listed: watch::Sender<usize>,
     lead: Lead,
 }
 
@@ -59,16 +62,22 @@ pub async fn run(lead: Lead) {
         }
     };
     tracing::debug!(kinds = resources.len(), "garbage collector watches");
-    let collector = Arc::new(Collector { resources, graph: Mutex::default(), queue: WorkQueue::new(), lead });
+    let (listed, mut progress) = watch::channel(0);
+    let collector = Arc::new(Collector { resources, graph: Mutex::default(), queue: WorkQueue::new(), listed, lead });
     let work = collector.queue.clone();
     let worker = Arc::clone(&collector);
-    tokio::join!(
-        collector.feed(),
-        work.drain(limits::WORKERS, |uid: String| {
-            let collector = Arc::clone(&worker);
-            async move { collector.attend(uid).await }
-        })
-    );
+    let attend = async {
+        // Nothing is judged before every kind is known: dependents that are not listed yet would look like none, and an
+        // owner would be let go without them.
+        if progress.wait_for(|kinds| *kinds == worker.resources.len()).await.is_ok() {
+            work.drain(limits::WORKERS, |uid: String| {
+                let collector = Arc::clone(&worker);
+                async move { collector.attend(uid).await }
+            })
+            .await;
+        }
+    };
+    tokio::join!(collector.feed(), attend);
 }
 
 async fn discover(lead: &Lead) -> Result<Vec<Resource>, ReconcileError> {
@@ -95,6 +104,7 @@ impl Collector {
             streams.push(Box::pin(stream.map(move |event| (index, event))));
         }
         let mut listing: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+        let mut complete = BTreeSet::new();
         while let Some((index, event)) = streams.next().await {
             match event {
                 Ok(Event::Init) => drop(listing.insert(index, BTreeSet::new())),
@@ -108,6 +118,8 @@ impl Collector {
                     let seen = listing.remove(&index).unwrap_or_default();
                     let known = self.graph.lock().uids_of(index);
                     known.iter().filter(|uid| !seen.contains(*uid)).for_each(|uid| self.gone(uid));
+                    complete.insert(index);
+                    self.listed.send_replace(complete.len());
                 }
                 Ok(Event::Apply(object)) => self.changed(index, &object),
                 Ok(Event::Delete(object)) => self.gone(&object.uid().unwrap_or_default()),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -92,8 +92,8 @@ impl Controller for NodeLifecycle {
             return self.lost(&node, now, lead).await;
         }
         let mut next = self.grace - silent;
-        self.taint(&node, now, lead).await?;
-        if let Some(wait) = self.evict(&node, now, lead).await? {
+        let taints = self.taint(&node, now, lead).await?;
+        if let Some(wait) = self.evict(&node, &taints, now, lead).await? {
             next = next.min(wait);
         }
         Ok(Outcome::After(next))
@@ -113,6 +113,8 @@ impl NodeLifecycle {
 
     async fn lost(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Outcome, ReconcileError> {
         let name = node.metadata.name.as_deref().unwrap_or_default();
+        // On every look: an earlier one may have failed half-way, or ended with its leader.
+        self.mark_pods(name, now, lead).await?;
         if let Some(conditions) = plan::silent_conditions(node, now) {
             tracing::info!(node = name, silent = ?self.grace, "node fell silent");
             let patch = json!({"status": {"conditions": conditions}});
@@ -123,12 +125,11 @@ impl NodeLifecycle {
                 Ok(_) => (),
             }
             self.recorder.normal(reference(node), "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
-            self.mark_pods(name, now, lead).await?;
             // The event of our own write brings us back, with the conditions that taints follow.
             return Ok(Outcome::Done);
         }
-        self.taint(node, now, lead).await?;
-        let wait = self.evict(node, now, lead).await?;
+        let taints = self.taint(node, now, lead).await?;
+        let wait = self.evict(node, &taints, now, lead).await?;
         Ok(wait.map_or(Outcome::Done, Outcome::After))
     }
 
@@ -150,8 +151,11 @@ impl NodeLifecycle {
         Ok(())
     }
 
-    async fn taint(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<(), ReconcileError> {
-        let Some(taints) = plan::taints(node, now) else { return Ok(()) };
+    /// Sees that the node has the taints it should have, and returns these.
+    async fn taint(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Vec<Taint>, ReconcileError> {
+        let Some(taints) = plan::taints(node, now) else {
+            return Ok(node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default());
+        };
         let name = node.metadata.name.as_deref().unwrap_or_default();
         // The version makes it a compare-and-swap: taints that people set meanwhile must not be lost.
         let patch =
@@ -159,13 +163,18 @@ impl NodeLifecycle {
         let nodes: Api<Node> = Api::all(lead.client.clone());
         match nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("taint a node")(error)),
-            _ => Ok(()),
+            _ => Ok(taints),
         }
     }
 
     /// Deletes the pods whose time on this node is over; returns when the next one's is.
-    async fn evict(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Option<Duration>, ReconcileError> {
-        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    async fn evict(
+        &self,
+        node: &Node,
+        taints: &[Taint],
+        now: Timestamp,
+        lead: &Lead,
+    ) -> Result<Option<Duration>, ReconcileError> {
         if !taints.iter().any(|taint| taint.effect == plan::NO_EXECUTE) || self.most_are_lost() {
             return Ok(None);
         }
