@@ -1,4 +1,4 @@
-//! Exit codes of the command line, the same for every verb (see `pintle help exit-codes`).
+//! Exit codes of the command line, the same for every verb (see `pintle help-exit-codes`).
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub enum Exit {
     Unhealthy = 5,
 }
 
-/// Shown by `help exit-codes`.
+/// Shown by `help-exit-codes`.
 pub const TABLE: &str = "\
   0    done
   1    failed

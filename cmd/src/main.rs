@@ -1,6 +1,6 @@
 //! `pintle`: the one binary. The composition root, where everything is wired (D1), and the command line.
 //!
-//! Data goes to standard output, progress and prose to standard error. Exit codes: `pintle help exit-codes`.
+//! Data goes to standard output, progress and prose to standard error. Exit codes: `pintle help-exit-codes`.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod agent;

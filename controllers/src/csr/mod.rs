@@ -1,7 +1,7 @@
 //! Approves and signs the certificate requests of agents: a joining worker's first, and its renewals.
 //!
 //! Always holds: what is signed is exactly what the rule allows (a node's client certificate, for the node that asks or,
-//! with a join token, for a node name that is free of a living certificate's use); anything else waits for a person.
+//! with a join token, for any node name, as upstream); anything else waits for a person.
 
 pub mod plan;
 
