@@ -9,7 +9,7 @@ CARGO := cargo
 PINTLE := target/release/pintle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down check test failover
+.PHONY: help setup build up down check test failover bench
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,3 +39,6 @@ failover: build ## Kill the leader twenty times under load; print write gaps and
 	$(CARGO) build --release --locked -p pintle-jepsen
 	@$(PINTLE) cluster status > /dev/null || $(PINTLE) cluster up
 	target/release/pintle-jepsen failover
+
+bench: build ## 500 simulated nodes with 5,000 pods; start of real pods; cost when idle
+	scripts/bench

@@ -16,14 +16,30 @@ pub async fn run(args: AgentArgs) -> Result<()> {
     let config = AgentConfig::load(args)?;
     let (options, group) = (options(&config)?, Group::new("agent"));
     crate::signals::stop_on_signal(&group)?;
-    pintle_node::run(options, &group).await?;
+    let nodes = node_names(&config.name, config.nodes).into_iter().map(|name| {
+        let mut options = options.clone();
+        if config.nodes > 1 {
+            options.data_dir = options.data_dir.join(&name);
+        }
+        options.node_name = name;
+        pintle_node::run(options, &group)
+    });
+    futures::future::try_join_all(nodes).await?;
     if let Some(panic) = group.panicked() {
         bail!("agent ends: {panic}");
     }
     group.stop(STOP).await.context("stop the agent")
 }
 
+/// Names of the nodes of an agent: its own, or `<name>-1` and so on for several.
+pub fn node_names(name: &str, nodes: u16) -> Vec<String> {
+    if nodes == 1 { vec![name.to_owned()] } else { (1..=nodes).map(|number| format!("{name}-{number}")).collect() }
+}
+
 fn options(config: &AgentConfig) -> Result<AgentOptions> {
+    if config.nodes == 0 || (config.nodes > 1 && config.runtime != Runtime::Simulated) {
+        bail!("an agent is one node; only simulated ones can be more: give --runtime simulated with --nodes");
+    }
     if config.servers.is_empty() {
         bail!("no server given: say where the API is with --server HOST:PORT, or `servers` in the configuration");
     }
@@ -51,6 +67,7 @@ fn options(config: &AgentConfig) -> Result<AgentOptions> {
     if let Some(directory) = &config.cni_conf_dir {
         options.network.cni_conf_dir.clone_from(directory);
     }
+    options.network.cluster_cidr.clone_from(&config.cluster_cidr);
     options.cluster_domain.clone_from(&config.cluster_domain);
     if let IpAddr::V4(address) = config.cluster_dns {
         options.cluster_dns = address;
@@ -87,6 +104,9 @@ pub struct AgentArgs {
     /// How pods are run
     #[arg(long, value_enum)]
     runtime: Option<Runtime>,
+    /// Nodes in this one process, `<name>-1` and so on; more than one only with the simulated runtime
+    #[arg(long, env = "PINTLE_NODES", value_name = "N")]
+    nodes: Option<u16>,
 }
 
 /// An agent's configuration file.
@@ -100,6 +120,7 @@ pub struct AgentConfig {
     pub ca_file: Option<PathBuf>,
     pub node_ip: Option<IpAddr>,
     pub runtime: Runtime,
+    pub nodes: u16,
     pub runtime_endpoint: Option<PathBuf>,
     pub cni_conf_dir: Option<PathBuf>,
     pub cluster_domain: String,
@@ -117,6 +138,7 @@ impl Default for AgentConfig {
             ca_file: None,
             node_ip: None,
             runtime: Runtime::Cri,
+            nodes: 1,
             runtime_endpoint: None,
             cni_conf_dir: None,
             cluster_domain: "cluster.local".into(),
@@ -141,6 +163,7 @@ impl AgentConfig {
         config.data_dir = args.data_dir.unwrap_or(config.data_dir);
         config.node_ip = args.node_ip.or(config.node_ip);
         config.runtime = args.runtime.unwrap_or(config.runtime);
+        config.nodes = args.nodes.unwrap_or(config.nodes);
         config.runtime_endpoint = args.runtime_endpoint.or(config.runtime_endpoint);
         if !args.servers.is_empty() {
             config.servers = args.servers;

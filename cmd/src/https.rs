@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Answers larger than this are refused: everything asked for here is small.
-const ANSWER_BYTES: usize = 4 << 20;
+/// Answers larger than this are refused: the largest asked for is the list of a few thousand nodes.
+const ANSWER_BYTES: usize = 32 << 20;
 
 /// Dials servers of one cluster as one identity. Cheap to clone.
 #[derive(Clone)]

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod agent;
+mod bench;
 mod cluster;
 mod exit;
 mod https;
@@ -67,6 +68,9 @@ enum Command {
     /// Images of the workers of a local cluster
     #[command(subcommand)]
     Images(images::ImagesCommand),
+    /// Measure a running cluster: pods at scale, start of a pod, cost when idle
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Print a completion script for a shell
     Completion {
         #[arg(value_enum)]
@@ -135,6 +139,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Token(command) => token::run(command).await,
         Command::Images(command) => images::run(command).await,
+        Command::Bench(command) => bench::run(command).await,
         Command::Completion { .. } | Command::Version { .. } | Command::HelpExitCodes => Ok(()),
     }
 }

@@ -17,8 +17,8 @@ use pintle_base::task::Group;
 use serde_json::json;
 
 use crate::cluster::Cluster;
-use crate::report;
 use crate::writers::{self, Log};
+use pintle_base::sample;
 
 const NAMESPACE: &str = "pintle-failover";
 const PROBE: &str = "probe";
@@ -80,8 +80,8 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<()> {
 
     let lost = lost(&client, &log).await?;
     let writes = log.writes().len();
-    println!("{}", report::line("write gap", &gaps));
-    println!("{}", report::line("controllers act again", &away));
+    println!("{}", sample::line("write gap", &gaps));
+    println!("{}", sample::line("controllers act again", &away));
     println!("{writes} writes acknowledged, {} lost", lost.len());
     if let Some(path) = &args.json {
         let ms = |list: &[Duration]| -> Vec<u128> { list.iter().map(Duration::as_millis).collect() };

@@ -6,7 +6,6 @@
 
 mod cluster;
 mod failover;
-mod report;
 mod writers;
 
 use std::path::PathBuf;

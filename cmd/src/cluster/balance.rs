@@ -1,7 +1,9 @@
 //! The one local address of a cluster: a TCP balancer over its API servers, run as a process of its own by `cluster up`.
 //!
-//! TLS passes through untouched. A server counts as healthy while it answers `/readyz`; when it stops answering, its
-//! connections are closed at once, so that clients reconnect to another instead of waiting for a dead peer.
+//! TLS passes through untouched. New connections go to servers that answer `/readyz`. A server that dies takes its
+//! connections along by itself; those of one that hangs are closed after [`STRIKES`] failed probes, so that clients
+//! reconnect to another instead of waiting for a dead peer.
+//! Always holds: connections are closed only while another server is healthy. Where all are slow, moving helps nobody.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +17,46 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::https::Https;
 
-/// How often each server is asked, and how long it may take: a dead one is left within a second.
+/// How often each server is asked, and how long it may take.
 const PROBE_PERIOD: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
+/// Failed probes in a row after which a server counts as lost: two seconds, the bound for every dead connection.
+const STRIKES: u32 = 3;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Open connections at once; more wait in the kernel's accept queue.
 const CONNECTIONS: usize = 4096;
 
 struct Backend {
     address: SocketAddr,
-    healthy: watch::Sender<bool>,
+    health: watch::Sender<Health>,
+}
+
+/// What the probes of one server say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Health {
+    /// The last probe was answered in time.
+    answers: bool,
+    /// Failed probes since the last answer; only counted once there was an answer.
+    strikes: u32,
+}
+
+impl Health {
+    const UNKNOWN: Self = Self { answers: false, strikes: 0 };
+
+    fn after(self, answered: bool) -> Self {
+        let seen = self.answers || self.strikes > 0;
+        Self { answers: answered, strikes: if answered || !seen { 0 } else { self.strikes.saturating_add(1) } }
+    }
+
+    fn is_lost(self) -> bool {
+        self.strikes >= STRIKES
+    }
+}
+
+impl Backend {
+    fn answers(&self) -> bool {
+        self.health.borrow().answers
+    }
 }
 
 /// Serves `listen` until the group stops.
@@ -32,7 +64,7 @@ pub async fn run(listen: SocketAddr, servers: &[SocketAddr], https: Https, group
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
     let backends: Arc<[Arc<Backend>]> = servers
         .iter()
-        .map(|address| Arc::new(Backend { address: *address, healthy: watch::Sender::new(false) }))
+        .map(|address| Arc::new(Backend { address: *address, health: watch::Sender::new(Health::UNKNOWN) }))
         .collect();
     for backend in backends.iter() {
         group.spawn_until_stopped("probe", probe(Arc::clone(backend), https.clone()));
@@ -67,16 +99,19 @@ async fn probe(backend: Arc<Backend>, https: Https) {
     loop {
         ticker.tick().await;
         let answer = clock::timeout(PROBE_TIMEOUT, https.get(backend.address, "/readyz")).await;
-        let healthy = matches!(answer, Ok(Ok((status, _))) if status == 200);
-        backend.healthy.send_if_modified(|value| std::mem::replace(value, healthy) != healthy);
+        let answered = matches!(answer, Ok(Ok((200, _))));
+        backend.health.send_if_modified(|health| {
+            let next = health.after(answered);
+            std::mem::replace(health, next) != next
+        });
     }
 }
 
-/// Connects the client to the next healthy server, any server if none is, and copies until either side or the server's
-/// health ends.
+/// Connects the client to the next healthy server, any server if none is, and copies until either side
+/// ends or the server is lost.
 async fn forward(mut client: TcpStream, backends: &[Arc<Backend>], turn: usize) {
     let rotated = (0..backends.len()).map(|offset| &backends[(turn + offset) % backends.len()]);
-    let (healthy, ailing): (Vec<_>, Vec<_>) = rotated.partition(|backend| *backend.healthy.borrow());
+    let (healthy, ailing): (Vec<_>, Vec<_>) = rotated.partition(|backend| backend.answers());
     for backend in healthy.into_iter().chain(ailing) {
         let Ok(Ok(mut server)) = clock::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await else {
             continue;
@@ -84,26 +119,68 @@ async fn forward(mut client: TcpStream, backends: &[Arc<Backend>], turn: usize) 
         if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
             return;
         }
-        let mut health = backend.healthy.subscribe();
         tokio::select! {
             ended = tokio::io::copy_bidirectional(&mut client, &mut server) => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, server = %backend.address, "connection ended");
                 }
             }
-            () = lost(&mut health) => tracing::debug!(server = %backend.address, "server lost, closing its connection"),
+            () = lost(backend, backends) => tracing::debug!(server = %backend.address, "server lost, closing its connection"),
         }
         return;
     }
 }
 
-/// Resolves when a server that was healthy stops being so.
-async fn lost(health: &mut watch::Receiver<bool>) {
-    let went = async {
-        health.wait_for(|healthy| *healthy).await?;
-        health.wait_for(|healthy| !*healthy).await.map(|_| ())
-    };
-    if went.await.is_err() {
-        std::future::pending::<()>().await;
+/// Resolves when `backend` is lost while another server answers.
+async fn lost(backend: &Backend, all: &[Arc<Backend>]) {
+    let mut health = backend.health.subscribe();
+    loop {
+        // Changes with each further strike, so that another server's recovery is noticed too.
+        if health.wait_for(|health| health.is_lost()).await.is_err() {
+            return std::future::pending().await;
+        }
+        if all.iter().any(|other| other.answers()) {
+            return;
+        }
+        if health.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backend(number: u16) -> Arc<Backend> {
+        let address = SocketAddr::from(([127, 0, 0, 1], number));
+        Arc::new(Backend { address, health: watch::Sender::new(Health::UNKNOWN) })
+    }
+
+    fn probed(backend: &Backend, answers: &[bool]) {
+        for answered in answers {
+            backend.health.send_modify(|health| *health = health.after(*answered));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_lost_after_some_strikes_and_only_if_another_answers() {
+        let all = [backend(1), backend(2)];
+        let gone = || clock::timeout(Duration::from_secs(1), lost(&all[0], &all));
+        probed(&all[0], &[true, false, false]);
+        probed(&all[1], &[true]);
+        assert!(gone().await.is_err(), "two strikes are not enough");
+        probed(&all[1], &[false]);
+        probed(&all[0], &[false]);
+        assert!(gone().await.is_err(), "nobody else answers");
+        probed(&all[1], &[true]);
+        assert!(gone().await.is_ok(), "now another does");
+        probed(&all[0], &[true]);
+        assert!(gone().await.is_err(), "it is back");
+    }
+
+    #[test]
+    fn a_server_that_never_answered_has_nothing_to_lose() {
+        assert!(!(0..10).fold(Health::UNKNOWN, |health, _| health.after(false)).is_lost());
     }
 }

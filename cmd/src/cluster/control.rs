@@ -1,5 +1,6 @@
 //! `cluster status`, `list`, `kill` and `start`: looking at the members of a local cluster and breaking them on purpose.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -71,6 +72,8 @@ pub struct Status {
     pub name: String,
     pub servers: Vec<ServerStatus>,
     pub agents: Vec<AgentStatus>,
+    /// Nodes that are Ready, those of all agents together.
+    pub ready_nodes: usize,
     pub api: SocketAddr,
 }
 
@@ -102,7 +105,7 @@ pub async fn read(layout: &Layout, state: &ClusterState) -> Result<Status> {
     let servers = join_all(state.servers.iter().map(|server| server_status(layout, server, &https))).await;
     let ready = match clock::timeout(STATUS_TIMEOUT * 2, ready_nodes(&https, state.balancer)).await {
         Ok(Ok(names)) => names,
-        _ => Vec::new(),
+        _ => BTreeSet::new(),
     };
     let agents = state
         .agents
@@ -112,13 +115,14 @@ pub async fn read(layout: &Layout, state: &ClusterState) -> Result<Status> {
             AgentStatus {
                 name: agent.name.clone(),
                 pid: process.pid(),
-                ready: ready.contains(&agent.name),
+                ready: agent.is_ready(&ready),
                 memory_bytes: process.memory(),
                 address: agent.address,
             }
         })
         .collect();
-    Ok(Status { name: state.name.clone(), servers, agents, api: state.balancer })
+    let ready_nodes = ready.len();
+    Ok(Status { name: state.name.clone(), servers, agents, ready_nodes, api: state.balancer })
 }
 
 async fn server_status(layout: &Layout, server: &ServerState, https: &Https) -> ServerStatus {

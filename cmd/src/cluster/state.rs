@@ -3,6 +3,7 @@
 //! Always holds: whatever `up` creates outside the cluster's directory (bridge, namespaces, kubeconfig entries) is named
 //! here before it is created, so `down` can remove it after any crash.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::agent::node_names;
 use crate::pki::write_private;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,9 +23,16 @@ pub struct ClusterState {
     /// The one local address that balances over the servers.
     pub balancer: SocketAddr,
     pub network: Option<NetworkState>,
+    /// Where the nodes' pod ranges are cut from.
+    #[serde(default = "default_cluster_cidr")]
+    pub cluster_cidr: String,
     /// Kubeconfig file that got our context, and the context that was current before.
     pub kubeconfig: Option<PathBuf>,
     pub previous_context: Option<String>,
+}
+
+fn default_cluster_cidr() -> String {
+    crate::agent::AgentConfig::default().cluster_cidr
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,6 +54,25 @@ pub struct AgentState {
     pub address: IpAddr,
     /// Network namespace of the worker; none for simulated ones.
     pub namespace: Option<String>,
+    /// Nodes in this one process; more than one only if they are simulated.
+    #[serde(default = "one")]
+    pub nodes: u16,
+}
+
+fn one() -> u16 {
+    1
+}
+
+impl AgentState {
+    /// Names under which the worker's nodes are registered.
+    pub fn node_names(&self) -> Vec<String> {
+        node_names(&self.name, self.nodes)
+    }
+
+    /// Whether every node of this worker is among `ready`.
+    pub fn is_ready(&self, ready: &BTreeSet<String>) -> bool {
+        self.node_names().iter().all(|name| ready.contains(name))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

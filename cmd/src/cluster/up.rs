@@ -3,6 +3,7 @@
 //! Every step is idempotent: what runs already stays, what is missing is started, so a second `up` changes nothing and an
 //! `up` after a reboot resumes the same cluster with its data.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,12 @@ use crate::server::{MemberConfig, ServerConfig};
 
 /// Name of the balancer's process and directory.
 pub const BALANCER: &str = "balancer";
+/// Name of the process of `--simulated-nodes`; its nodes are `sim-1` and so on.
+const SIMULATED: &str = "sim";
+/// Nodes for which the default pod range has a /24 each, less some for nodes that are replaced.
+const DEFAULT_RANGE_NODES: usize = 240;
+/// Room for 4,096 nodes, beside the ranges of services and of the bridge.
+const LARGE_RANGE: &str = "10.128.0.0/12";
 /// Pause between two looks at something that is awaited.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -42,6 +49,9 @@ pub struct UpArgs {
     /// How workers run pods; `cri` needs root, the default without root is `simulated`
     #[arg(long, value_enum)]
     pub runtime: Option<Runtime>,
+    /// Nodes that only keep books, all in one more process: for scale tests of servers, scheduler and controllers
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=2000))]
+    pub simulated_nodes: u16,
     /// Local port of the API address; the next free one if it is taken
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
@@ -125,7 +135,7 @@ impl Up {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        let agents = (1..=args.agents)
+        let mut agents: Vec<AgentState> = (1..=args.agents)
             .map(|number| AgentState {
                 name: format!("w{number}"),
                 runtime,
@@ -133,14 +143,28 @@ impl Up {
                     .as_ref()
                     .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |network| IpAddr::V4(network.address(10 + number))),
                 namespace: network.as_ref().map(|network| network::namespace(network, usize::from(number))),
+                nodes: 1,
             })
             .collect();
+        if args.simulated_nodes > 0 {
+            agents.push(AgentState {
+                name: SIMULATED.to_owned(),
+                runtime: Runtime::Simulated,
+                address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                namespace: None,
+                nodes: args.simulated_nodes,
+            });
+        }
+        let nodes: usize = agents.iter().map(|agent| usize::from(agent.nodes)).sum();
+        let cluster_cidr =
+            if nodes > DEFAULT_RANGE_NODES { LARGE_RANGE.to_owned() } else { AgentConfig::default().cluster_cidr };
         Ok(ClusterState {
             name: args.name.clone(),
             servers,
             agents,
             balancer: ports.free(args.port)?,
             network,
+            cluster_cidr,
             kubeconfig: None,
             previous_context: None,
         })
@@ -238,21 +262,19 @@ impl Up {
                 self.alive(&agent.name)?;
             }
             let ready = ready_nodes(https, state.balancer).await.unwrap_or_default();
-            let waiting: Vec<&str> = state
-                .agents
-                .iter()
-                .map(|agent| agent.name.as_str())
-                .filter(|name| !ready.iter().any(|r| r == name))
-                .collect();
+            let waiting: Vec<&str> =
+                state.agents.iter().filter(|agent| !agent.is_ready(&ready)).map(|agent| agent.name.as_str()).collect();
             if waiting.is_empty() {
                 break;
             }
-            self.progress.waiting(&step, &format!("waiting for {}", waiting.join(" ")));
+            self.progress.waiting(&step, &format!("waiting for {} ({} nodes Ready)", waiting.join(" "), ready.len()));
             clock::sleep(POLL).await;
         }
         let names: Vec<&str> = state.agents.iter().map(|agent| agent.name.as_str()).collect();
+        let nodes: u32 = state.agents.iter().map(|agent| u32::from(agent.nodes)).sum();
         let runtime = if state.agents[0].runtime == Runtime::Cri { "containerd" } else { "simulated" };
-        self.progress.done(step, &format!("{} Ready (runtime: {runtime})", names.join(" ")));
+        let more = if nodes as usize > names.len() { format!(", {nodes} nodes") } else { String::new() };
+        self.progress.done(step, &format!("{} Ready (runtime: {runtime}{more})", names.join(" ")));
         Ok(())
     }
 
@@ -312,6 +334,7 @@ pub fn start_server(layout: &Layout, state: &ClusterState, server: &ServerState,
         listen_client: server.client,
         listen_peer: server.peer,
         tls_names: vec![state.balancer.ip().to_string()],
+        cluster_cidr: state.cluster_cidr.clone(),
         members: state
             .servers
             .iter()
@@ -364,7 +387,7 @@ pub fn start_agent(layout: &Layout, agent: &AgentState, config: &AgentConfig, bi
 }
 
 /// Names of the nodes whose Ready condition is True.
-pub async fn ready_nodes(https: &Https, server: SocketAddr) -> Result<Vec<String>> {
+pub async fn ready_nodes(https: &Https, server: SocketAddr) -> Result<BTreeSet<String>> {
     let (status, body) = clock::timeout(Duration::from_secs(2), https.get(server, "/api/v1/nodes")).await??;
     if status != 200 {
         bail!("list nodes: HTTP {status}");

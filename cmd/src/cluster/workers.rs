@@ -84,6 +84,8 @@ pub async fn start(
         ca_file: Some(authority.certificate_path()),
         node_ip: Some(agent.address),
         runtime: agent.runtime,
+        nodes: agent.nodes,
+        cluster_cidr: state.cluster_cidr.clone(),
         ..AgentConfig::default()
     };
     if agent.runtime == Runtime::Cri {
