@@ -99,6 +99,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let daemon = matches!(cli.command, Command::Server(_) | Command::Agent(_));
+    let balancer = matches!(cli.command, Command::Cluster(cluster::ClusterCommand::Balance(_)));
+    if !daemon && !balancer {
+        signals::end_with_the_reader();
+    }
     let filter = cli.log_level.unwrap_or_else(|| if daemon { "info".to_owned() } else { "warn".to_owned() });
     let format = match cli.log_format {
         LogFormat::Auto => telemetry::Format::Auto,

@@ -1,12 +1,15 @@
 //! `pintle server`: one master. Reads as the wiring in data-flow order (D1): listeners, store, raft, API server,
 //! controllers and scheduler, wait for the end, then the reverse.
 
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use pintle_apiserver::types::{PeerServer, ServiceAccountConfig};
 use pintle_apiserver::{ApiServer, UserInfo};
 use pintle_base::task::Group;
@@ -154,6 +157,7 @@ struct Identity {
 pub async fn run(args: ServerArgs) -> Result<()> {
     let config = ServerConfig::load(&args)?;
     let me = config.myself()?.clone();
+    let _in_use = claim(&config.data_dir)?;
     let identity = identify(&config, &me)?;
     let (api_listener, client_listener) = (listen(config.listen_api).await?, listen(config.listen_client).await?);
 
@@ -213,6 +217,21 @@ fn service_address(config: &ServerConfig, offset: u32) -> Result<IpAddr> {
     let parse = || Some(u32::from(config.service_cidr.split_once('/')?.0.parse::<Ipv4Addr>().ok()?));
     let base = parse().with_context(|| format!("service-cidr {:?} is no IPv4 network", config.service_cidr))?;
     Ok(IpAddr::V4(Ipv4Addr::from(base.saturating_add(offset))))
+}
+
+/// Holds the data directory until the process ends, so that no second server writes to it.
+fn claim(directory: &Path) -> Result<Flock<File>> {
+    std::fs::create_dir_all(directory).with_context(|| format!("make data directory {}", directory.display()))?;
+    let path = directory.join("lock");
+    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => anyhow::anyhow!(
+            "data directory {} is in use by another server; `fuser {}` shows which",
+            directory.display(),
+            path.display()
+        ),
+        error => anyhow::Error::new(error).context(format!("lock {}", path.display())),
+    })
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {

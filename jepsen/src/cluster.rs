@@ -14,11 +14,15 @@ use tokio::process::Command;
 pub struct Cluster {
     pub pintle: PathBuf,
     pub name: String,
+    /// `PINTLE_HOME`, if not that of this process.
+    pub home: Option<PathBuf>,
 }
 
 impl Cluster {
     async fn pintle(&self, arguments: &[&str]) -> Result<String> {
+        let home = self.home.as_ref().map(|home| ("PINTLE_HOME", home));
         let output = Command::new(&self.pintle)
+            .envs(home)
             .args(arguments)
             .args(["--name", &self.name])
             .output()

@@ -4,14 +4,13 @@
 //! kill until the Deployment controller has acted on a change made after it. A write counts as lost if it was acknowledged
 //! and a consistent list at the end does not show it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use pintle_base::clock;
 use pintle_base::task::Group;
 use serde_json::json;
@@ -78,7 +77,7 @@ pub async fn run(cluster: &Cluster, args: &Args) -> Result<()> {
     }
     load.stop(PATIENCE).await?;
 
-    let lost = lost(&client, &log).await?;
+    let lost = log.lost(&client, NAMESPACE).await?;
     let writes = log.writes().len();
     println!("{}", sample::line("write gap", &gaps));
     println!("{}", sample::line("controllers act again", &away));
@@ -172,20 +171,4 @@ async fn controllers_back(client: &kube::Client, number: u32) -> Result<()> {
         }
         clock::sleep(Duration::from_millis(10)).await;
     }
-}
-
-/// Acknowledged writes that a consistent list does not show.
-async fn lost(client: &kube::Client, log: &Log) -> Result<Vec<String>> {
-    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
-    let (mut found, mut token) = (BTreeSet::new(), None::<String>);
-    loop {
-        let params = ListParams { limit: Some(500), continue_token: token, ..ListParams::default() };
-        let page = maps.list_metadata(&params).await.context("list what was written")?;
-        found.extend(page.items.into_iter().filter_map(|map| map.metadata.name));
-        token = page.metadata.continue_.filter(|token| !token.is_empty());
-        if token.is_none() {
-            break;
-        }
-    }
-    Ok(log.writes().into_iter().map(|write| write.name).filter(|name| !found.contains(name)).collect())
 }

@@ -1,18 +1,16 @@
-//! Fault injection against a running cluster, through its public interfaces only: the API, and the `pintle` program.
+//! The command line of fault injection.
 //!
 //! `failover` kills the leader again and again under writes and reports how long nobody could write, how long the
 //! controllers were away, and whether anything that was acknowledged is missing.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
-mod cluster;
-mod failover;
-mod writers;
+#![allow(clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use pintle_jepsen::cluster::Cluster;
+use pintle_jepsen::failover;
 
 /// Fault injection for pintle clusters.
 #[derive(Parser)]
@@ -51,7 +49,7 @@ fn run(cli: Cli) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let cluster = cluster::Cluster { pintle: cli.pintle, name: cli.name };
+        let cluster = Cluster { pintle: cli.pintle, name: cli.name, home: None };
         match cli.command {
             Command::Failover(args) => failover::run(&cluster, &args).await,
         }

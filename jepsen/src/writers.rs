@@ -1,12 +1,14 @@
 //! Clients that write at a steady rate and try again until they are told yes. What was acknowledged is remembered.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
 use parking_lot::Mutex;
 use pintle_base::clock::{self, Instant};
 use pintle_base::task::Group;
@@ -39,6 +41,29 @@ impl Log {
         times.sort();
         let pairs = times.windows(2).filter(|pair| pair[1] >= from && pair[0] <= until);
         pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    }
+
+    /// Acknowledged writes that a consistent list of the namespace does not show.
+    ///
+    /// # Errors
+    /// If the list cannot be read.
+    pub async fn lost(&self, client: &kube::Client, namespace: &str) -> Result<Vec<String>> {
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let (mut found, mut token) = (BTreeSet::new(), None::<String>);
+        loop {
+            let params = ListParams { limit: Some(500), continue_token: token, ..ListParams::default() };
+            let page = maps.list_metadata(&params).await.context("list what was written")?;
+            found.extend(page.items.into_iter().filter_map(|map| map.metadata.name));
+            token = page.metadata.continue_.filter(|token| !token.is_empty());
+            if token.is_none() {
+                return Ok(self
+                    .writes()
+                    .into_iter()
+                    .map(|write| write.name)
+                    .filter(|name| !found.contains(name))
+                    .collect());
+            }
+        }
     }
 }
 

@@ -93,7 +93,8 @@ impl Cluster {
         cluster
     }
 
-    fn command(&self, program: &Path) -> Command {
+    /// A command with a deadline, in the cluster's home.
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("timeout");
         command
             .args(["--kill-after=5", &COMMAND_SECONDS.to_string()])
@@ -103,6 +104,10 @@ impl Cluster {
             .env("HOME", self.home.path())
             .stdin(Stdio::null());
         command
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
@@ -234,6 +239,34 @@ impl Cluster {
         }
     }
 
+    /// Everything a member has logged.
+    pub fn log(&self, member: &str) -> String {
+        let path = self.home.path().join(&self.name).join(member).join("log");
+        String::from_utf8_lossy(&std::fs::read(&path).expect("read a log")).into_owned()
+    }
+
+    /// What `up` remembered of the cluster.
+    pub fn state(&self) -> Value {
+        let text = std::fs::read(self.path("cluster.json")).expect("read the state");
+        serde_json::from_slice(&text).expect("the state is JSON")
+    }
+
+    /// A file of the cluster.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.home.path().join(&self.name).join(file)
+    }
+
+    /// The cluster for the parts of fault injection.
+    pub fn as_user(&self) -> pintle_jepsen::cluster::Cluster {
+        // Several tests of one process may be first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        pintle_jepsen::cluster::Cluster {
+            pintle: pintle(),
+            name: self.name.clone(),
+            home: Some(self.home.path().to_owned()),
+        }
+    }
+
     /// The end of every process's log, for a failed test's report.
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -256,7 +289,8 @@ impl Drop for Cluster {
     }
 }
 
-fn ran(command: &mut Command) -> Ran {
+/// Runs a command to its end.
+pub fn ran(command: &mut Command) -> Ran {
     result(command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}")))
 }
 

@@ -1,6 +1,7 @@
 //! Endpoints and EndpointSlices of `default/kubernetes`: the API addresses of the servers that live.
 //!
-//! Pure: addresses in, objects out. Servers on one machine differ by port; addresses are grouped by it.
+//! Pure: addresses in, objects out. Servers on one machine differ by port; addresses are grouped by it. Loopback, which no
+//! pod could reach and validation refuses, is left out: a cluster that listens only there has no endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ const NAMESPACE: &str = "default";
 
 fn by_port(servers: &[SocketAddr]) -> BTreeMap<u16, BTreeSet<IpAddr>> {
     let mut ports: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
-    for server in servers {
+    for server in servers.iter().filter(|server| !server.ip().is_loopback()) {
         ports.entry(server.port()).or_default().insert(server.ip());
     }
     ports
@@ -91,6 +92,7 @@ mod tests {
 
     #[test]
     fn without_servers_there_is_nothing() {
+        assert_eq!(endpoints(&servers(&["127.0.0.1:6443", "[::1]:6443"]))["subsets"], json!([]));
         assert_eq!(endpoints(&[])["subsets"], json!([]));
         assert!(slices(&[]).is_empty());
     }

@@ -98,7 +98,11 @@ fn feed<K: Reflected>(reflector: &SharedReflector<K>, listed: &mut Vec<K>, event
     // Who set which field is of no use to a reader, and often half of the object.
     let event = event.modify(|object| object.meta_mut().managed_fields = None);
     match event {
-        watcher::Event::Init => listed.clear(),
+        watcher::Event::Init => {
+            // Costs the server work in proportion to the kind; must not happen when a watch merely moves to another server.
+            tracing::info!(kind = %K::kind(&()), "listing");
+            listed.clear();
+        }
         watcher::Event::InitApply(object) => listed.push(object),
         watcher::Event::InitDone => reflector.replace(std::mem::take(listed)),
         watcher::Event::Apply(object) => reflector.apply(object),

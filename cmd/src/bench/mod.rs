@@ -44,6 +44,8 @@ pub async fn run(command: BenchCommand) -> Result<()> {
 
 /// Tasks of a benchmark end within this time.
 const STOP: Duration = Duration::from_secs(5);
+/// Servers may be silent for this long before a benchmark gives up.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running local cluster to measure.
 struct Target {
@@ -73,18 +75,28 @@ impl Target {
         Ok(Connection::start(options, &self.group).context("connect to the cluster")?.kube_client())
     }
 
-    /// The cluster's status; an error unless every server is there.
+    /// The cluster's status; an error unless every server runs.
     async fn status(&self) -> Result<Status> {
         let status = control::read(&self.layout, &self.state).await?;
-        if let Some(down) = status.servers.iter().find(|server| server.role == "down") {
-            bail!("{} is down; start it first: pintle cluster start {}", down.name, down.name);
+        if let Some(down) = status.servers.iter().find(|server| server.pid.is_none()) {
+            bail!("{} does not run; start it first: pintle cluster start {}", down.name, down.name);
         }
         Ok(status)
     }
 
-    /// The newest term any server is in. It moves with every election.
+    /// The newest term any server is in; it moves with every election. Servers too busy to answer are waited for.
     async fn term(&self) -> Result<u64> {
-        Ok(self.status().await?.servers.iter().map(|server| server.term).max().unwrap_or_default())
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            let status = self.status().await?;
+            if let Some(term) = status.servers.iter().map(|server| server.term).max().filter(|term| *term > 0) {
+                return Ok(term);
+            }
+            if clock::now() > deadline {
+                bail!("no server tells its term for {} s; see: pintle cluster status", PATIENCE.as_secs());
+            }
+            clock::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Runs `work` until it is done, or until a signal asks for the end; then ends all tasks.

@@ -60,8 +60,8 @@ pub enum SignalName {
 
 #[derive(clap::Args)]
 pub struct StartArgs {
-    /// A server or worker as `cluster status` names it
-    pub member: String,
+    /// A server or worker as `cluster status` names it; without a name, all that do not run
+    pub member: Option<String>,
     /// Name of the cluster
     #[arg(long, default_value = "default")]
     pub name: String,
@@ -248,32 +248,41 @@ async fn leader(layout: &Layout, state: &ClusterState) -> Result<String> {
         .ok_or_else(|| exit::with(Exit::Unhealthy, "there is no leader now; see: pintle cluster status".to_owned()))
 }
 
-/// Starts a member that does not run.
+/// Starts members that do not run: one, or all.
 pub async fn start(args: StartArgs) -> Result<()> {
     let layout = Layout::of(&args.name)?;
     let state = layout.existing()?;
+    let Some(member) = args.member else {
+        let servers = state.servers.iter().map(|server| &server.name);
+        let agents = state.agents.iter().map(|agent| &agent.name);
+        for name in servers.chain(agents).filter(|name| Process::of(&layout, name).pid().is_none()) {
+            start_member(&layout, &state, name).await?;
+            println!("{name}");
+        }
+        return Ok(());
+    };
+    start_member(&layout, &state, &member).await
+}
+
+async fn start_member(layout: &Layout, state: &ClusterState, member: &str) -> Result<()> {
     let binary = std::env::current_exe().context("find this binary")?;
-    if let Some(server) = state.servers.iter().find(|server| server.name == args.member) {
-        return up::start_server(&layout, &state, server, &binary);
+    if let Some(server) = state.servers.iter().find(|server| server.name == member) {
+        return up::start_server(layout, state, server, &binary);
     }
-    if let Some(agent) = state.agents.iter().find(|agent| agent.name == args.member) {
+    if let Some(agent) = state.agents.iter().find(|agent| agent.name == member) {
         let authority = Authority::load(&layout.pki())?;
-        let join = crate::token::create(
-            &admin(&layout)?,
-            state.balancer,
-            &authority.fingerprint()?,
-            Duration::from_secs(3600),
-        )
-        .await;
+        let join =
+            crate::token::create(&admin(layout)?, state.balancer, &authority.fingerprint()?, Duration::from_secs(3600))
+                .await;
         // A worker that has its certificate needs no token, so it can start while no server answers.
-        return workers::start(&layout, &state, agent, &join.unwrap_or_default(), &binary, &authority).await;
+        return workers::start(layout, state, agent, &join.unwrap_or_default(), &binary, &authority).await;
     }
-    if args.member == BALANCER {
-        return up::start_balancer(&layout, &state, &binary);
+    if member == BALANCER {
+        return up::start_balancer(layout, state, &binary);
     }
     Err(exit::with(
         Exit::NotFound,
-        format!("cluster {} has no member {:?}; see: pintle cluster status", state.name, args.member),
+        format!("cluster {} has no member {member:?}; see: pintle cluster status", state.name),
     ))
 }
 

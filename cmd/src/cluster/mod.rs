@@ -3,6 +3,7 @@
 mod balance;
 pub mod control;
 mod down;
+mod env;
 mod network;
 pub mod process;
 mod progress;
@@ -15,6 +16,7 @@ use pintle_base::task::Group;
 
 use control::{KillArgs, StartArgs, StatusArgs};
 use down::DownArgs;
+use env::EnvArgs;
 use state::Layout;
 use up::UpArgs;
 
@@ -35,6 +37,8 @@ pub enum ClusterCommand {
     Kill(KillArgs),
     /// Start a server or worker that was killed
     Start(StartArgs),
+    /// Print settings for etcdctl and kubectl:  eval "$(pintle cluster env)"
+    Env(EnvArgs),
     /// Serve the one local address of a cluster (run by `up`)
     #[command(hide = true)]
     Balance(BalanceArgs),
@@ -54,6 +58,7 @@ pub async fn run(command: ClusterCommand) -> Result<()> {
         ClusterCommand::List => control::list(),
         ClusterCommand::Kill(args) => control::kill(args).await,
         ClusterCommand::Start(args) => control::start(args).await,
+        ClusterCommand::Env(args) => env::run(args),
         ClusterCommand::Balance(args) => balance(&args.name).await,
     }
 }

@@ -75,12 +75,19 @@ pub fn remove(state: &ClusterState) -> Result<()> {
     Ok(())
 }
 
+/// Where programs of administration are, also for a user whose `PATH` lacks them.
+pub fn search_path() -> std::ffi::OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let extra = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    std::env::join_paths(std::env::split_paths(&path).chain(extra)).unwrap_or(path)
+}
+
 /// Runs a program to its end; its standard output, or an error with what it printed.
 pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("run {program}; is it installed? `make setup` lists and installs what is needed"))?;
+    let output =
+        Command::new(program).env("PATH", search_path()).args(arguments).output().with_context(|| {
+            format!("run {program}; is it installed? `make setup` lists and installs what is needed")
+        })?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         bail!("{program} {}: {}", arguments.join(" "), text.trim());

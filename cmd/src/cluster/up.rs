@@ -52,7 +52,7 @@ pub struct UpArgs {
     /// Nodes that only keep books, all in one more process: for scale tests of servers, scheduler and controllers
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=2000))]
     pub simulated_nodes: u16,
-    /// Local port of the API address; the next free one if it is taken
+    /// Local port of the API address, a free one if it is taken; with 0 every server's ports are any free ones
     #[arg(long, default_value_t = 6443)]
     pub port: u16,
     /// Give up when the cluster is not Ready after this many seconds
@@ -119,6 +119,7 @@ impl Up {
         let network = if runtime == Runtime::Cri { Some(network::choose()?) } else { None };
         let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, super::state::NetworkState::gateway);
         let mut ports = Ports::default();
+        let preferred = |port| if args.port == 0 { 0 } else { port };
         let servers = (1..=u16::from(args.servers))
             .map(|number| {
                 Ok(ServerState {
@@ -128,10 +129,10 @@ impl Up {
                     api: if network.is_some() {
                         SocketAddr::from((host, 6443 + number))
                     } else {
-                        ports.free(args.port.saturating_add(number))?
+                        ports.free(preferred(args.port.saturating_add(number)))?
                     },
-                    client: ports.free(2379 + (number - 1) * 100)?,
-                    peer: ports.free(2380 + (number - 1) * 100)?,
+                    client: ports.free(preferred(2379 + (number - 1) * 100))?,
+                    peer: ports.free(preferred(2380 + (number - 1) * 100))?,
                 })
             })
             .collect::<Result<Vec<_>>>()?;

@@ -60,9 +60,7 @@ pub fn preflight() -> Result<String> {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(extra).map(|directory| directory.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&network::search_path()).map(|directory| directory.join(program)).find(|path| path.is_file())
 }
 
 /// Starts a worker unless it runs: containerd in its namespace, the built-in images, the agent.
