@@ -3,7 +3,7 @@
 //! # Shape of a controller
 //! A folder each, with a pure `plan` (objects in, actions out; tested by scripts) and a [`runtime::Controller`] whose
 //! `reconcile` reads the shared caches, calls `plan` and does what it says:
-//! ```ignore
+//! ```text
 //! impl Controller for RootCa {
 //!     const NAME: &'static str = "root-ca-publisher";
 //!     /// Called once: registers event handlers that put keys into `intake`.

@@ -24,3 +24,21 @@ pub const ENDPOINTS_ADDRESSES: usize = 1000;
 
 /// Endpoints in one EndpointSlice, as upstream: a change of one endpoint sends at most this many again.
 pub const SLICE_ENDPOINTS: usize = 100;
+
+/// How often one collection follows an object that changes under it, in nothing that matters, before others get their turn.
+pub const COLLECT_RETRIES: usize = 5;
+
+/// How often pods are looked through for those nobody else takes away, and how long a node must be missed before its pods
+/// are: upstream's figures.
+pub const POD_GC_PERIOD: Duration = Duration::from_secs(20);
+pub const NODE_QUARANTINE: Duration = Duration::from_secs(40);
+
+/// Ended pods kept for people to look at, as upstream; beyond it the oldest go.
+pub const ENDED_PODS: usize = 12_500;
+
+/// How long changes of pods are collected per pod that an object already has, and at most: one look at all pods of a Service
+/// or replica set costs about a tenth of it, so even the largest leaves the processor to others.
+pub const ENDPOINTS_PAUSE: Duration = Duration::from_micros(100);
+pub const ENDPOINTS_PAUSE_MAX: Duration = Duration::from_millis(500);
+pub const REPLICAS_PAUSE: Duration = Duration::from_micros(20);
+pub const REPLICAS_PAUSE_MAX: Duration = Duration::from_millis(200);

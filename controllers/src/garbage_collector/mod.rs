@@ -2,7 +2,8 @@
 //!
 //! Flow: metadata watches of all deletable kinds → [`graph::Graph`] → queue of uids → verdict → write with uid and
 //! version as preconditions. Runs only while leading: the graph is made anew for each term, from consistent lists.
-//! Always holds: an object is deleted for a missing owner only after the API itself said that the owner is not there.
+//! Always holds: an object is deleted for a missing owner only after the API itself said that the owner is not there, and
+//! only with the owners and finalizers it was judged by: whoever gets a new owner meanwhile stays.
 
 pub mod graph;
 
@@ -112,7 +113,7 @@ impl Collector {
                     if let Some(seen) = listing.get_mut(&index) {
                         seen.extend(object.uid());
                     }
-                    self.changed(index, &object);
+                    self.changed(&object.uid().unwrap_or_default(), Node::new(index, &object.metadata));
                 }
                 Ok(Event::InitDone) => {
                     let seen = listing.remove(&index).unwrap_or_default();
@@ -121,7 +122,9 @@ impl Collector {
                     complete.insert(index);
                     self.listed.send_replace(complete.len());
                 }
-                Ok(Event::Apply(object)) => self.changed(index, &object),
+                Ok(Event::Apply(object)) => {
+                    self.changed(&object.uid().unwrap_or_default(), Node::new(index, &object.metadata));
+                }
                 Ok(Event::Delete(object)) => self.gone(&object.uid().unwrap_or_default()),
                 Err(error) => {
                     tracing::debug!(error = %Chain(&error), kind = %self.resources[index].api.kind, "watch failed, goes on");
@@ -130,10 +133,8 @@ impl Collector {
         }
     }
 
-    fn changed(&self, resource: usize, object: &Metadata) {
-        let Some(uid) = object.uid() else { return };
-        let node = Node::new(resource, &object.metadata);
-        let touched = self.graph.lock().set(&uid, node);
+    fn changed(&self, uid: &str, node: Node) {
+        let touched = self.graph.lock().set(uid, node);
         touched.into_iter().for_each(|uid| self.queue.add(uid));
     }
 
@@ -157,7 +158,10 @@ impl Collector {
     async fn settle(&self, uid: &str) -> Result<(), ReconcileError> {
         let mut absent = BTreeSet::new();
         loop {
-            let verdict = self.graph.lock().judge(uid, &absent);
+            let (verdict, judged) = {
+                let graph = self.graph.lock();
+                (graph.judge(uid, &absent), graph.get(uid).cloned())
+            };
             match verdict {
                 Verdict::Nothing => return Ok(()),
                 Verdict::Ask(owners) => {
@@ -170,12 +174,15 @@ impl Collector {
                         absent.insert(owner.uid);
                     }
                 }
-                Verdict::Delete { foreground } => return self.delete(uid, foreground).await,
+                Verdict::Delete { foreground } => {
+                    // The state that was judged: a change since then must make the write fail, not be judged by it.
+                    let Some(node) = judged else { return Ok(()) };
+                    return self.delete(uid, node, foreground).await;
+                }
+                Verdict::Unblock => return self.unblock(uid).await,
                 Verdict::Release(gone) => return self.release(uid, &gone).await,
-                Verdict::DeleteDependents(list) => {
-                    for dependent in list {
-                        self.delete(&dependent, true).await?;
-                    }
+                Verdict::JudgeDependents(list) => {
+                    list.into_iter().for_each(|dependent| self.queue.add(dependent));
                     return Ok(());
                 }
                 Verdict::OrphanDependents(list) => {
@@ -209,59 +216,100 @@ impl Collector {
         }
     }
 
-    fn find(&self, uid: &str) -> Option<(Api<DynamicObject>, Node)> {
-        let node = self.graph.lock().get(uid)?.clone();
-        Some((self.objects(&self.resources[node.resource], &node.namespace), node))
+    /// Deletes the object as it was when it was judged.
+    ///
+    /// If it has changed meanwhile but not in what it was judged by, it is deleted in its new version; otherwise the graph
+    /// learns the new state and the object is judged again.
+    async fn delete(&self, uid: &str, mut node: Node, foreground: bool) -> Result<(), ReconcileError> {
+        let resource = &self.resources[node.resource];
+        let objects = self.objects(resource, &node.namespace);
+        let policy = policy(&node, foreground);
+        tracing::debug!(kind = %resource.api.kind, namespace = node.namespace, name = node.name, "collects");
+        for _ in 0..limits::COLLECT_RETRIES {
+            let preconditions =
+                Preconditions { uid: Some(uid.to_owned()), resource_version: Some(node.version.to_string()) };
+            let params = DeleteParams {
+                propagation_policy: Some(policy.clone()),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
+            match objects.delete(&node.name, &params).await {
+                Err(error) if is_conflict(&error) => (),
+                result => return settled(result.map(drop), "delete garbage"),
+            }
+            let Some(live) = objects.get_metadata_opt(&node.name).await.map_err(api("read garbage"))? else {
+                return Ok(());
+            };
+            if live.uid().as_deref() != Some(uid) {
+                return Ok(());
+            }
+            let fresh = Node::new(node.resource, &live.metadata);
+            if !fresh.agrees(&node) {
+                self.changed(uid, fresh);
+                break;
+            }
+            node = fresh;
+        }
+        // What the watch brings next may be older than what was read: a look at it is due in any case.
+        self.queue.add(uid.to_owned());
+        Ok(())
     }
 
-    async fn delete(&self, uid: &str, foreground: bool) -> Result<(), ReconcileError> {
-        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
-        let has = |finalizer: &str| node.finalizers.iter().any(|name| name == finalizer);
-        let policy = if has(graph::ORPHAN) {
-            PropagationPolicy::Orphan
-        } else if foreground || has(graph::FOREGROUND) {
-            PropagationPolicy::Foreground
-        } else {
-            PropagationPolicy::Background
+    /// Sees that the object does not hold back the deletion of its owners. Its event brings it back.
+    async fn unblock(&self, uid: &str) -> Result<(), ReconcileError> {
+        let change = |object: &Metadata| {
+            let freed = |owner: &OwnerReference| OwnerReference { block_owner_deletion: Some(false), ..owner.clone() };
+            let owners: Vec<OwnerReference> = object.metadata.owner_references.iter().flatten().map(freed).collect();
+            json!({"ownerReferences": owners})
         };
-        let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
-        let params = DeleteParams {
-            propagation_policy: Some(policy),
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
-        tracing::debug!(kind = %self.resources[node.resource].api.kind, namespace = node.namespace, name = node.name, "collects");
-        settled(objects.delete(&node.name, &params).await.map(drop), "delete garbage")
+        self.change(uid, "unblock the owners of a dependent", change).await
     }
 
     /// Takes the references to the owners `gone` out of the object.
     async fn release(&self, uid: &str, gone: &[String]) -> Result<(), ReconcileError> {
-        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
-        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read a dependent"))? else {
-            return Ok(());
+        let change = |object: &Metadata| {
+            let owners = object.metadata.owner_references.iter().flatten();
+            let kept: Vec<&OwnerReference> = owners.filter(|owner| !gone.contains(&owner.uid)).collect();
+            json!({"ownerReferences": kept})
         };
-        if object.uid().as_deref() != Some(uid) {
-            return Ok(());
-        }
-        let kept: Vec<&OwnerReference> =
-            object.metadata.owner_references.iter().flatten().filter(|owner| !gone.contains(&owner.uid)).collect();
-        let patch = json!({"metadata": {"resourceVersion": object.metadata.resource_version, "ownerReferences": kept}});
-        let written = objects.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        settled(written.map(drop), "release a dependent")
+        self.change(uid, "release a dependent", change).await
     }
 
     async fn finish(&self, uid: &str, finalizer: &str) -> Result<(), ReconcileError> {
-        let Some((objects, node)) = self.find(uid) else { return Ok(()) };
-        let Some(object) = objects.get_metadata_opt(&node.name).await.map_err(api("read an object"))? else {
-            return Ok(());
+        let change = |object: &Metadata| {
+            let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != finalizer).collect();
+            json!({"finalizers": kept})
         };
-        if object.uid().as_deref() != Some(uid) {
-            return Ok(());
-        }
-        let kept: Vec<&String> = object.finalizers().iter().filter(|name| *name != finalizer).collect();
-        let patch = json!({"metadata": {"resourceVersion": object.metadata.resource_version, "finalizers": kept}});
-        let written = objects.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await;
-        settled(written.map(drop), "finish a deletion")
+        self.change(uid, "finish a deletion", change).await
+    }
+
+    /// Writes what `change` makes of the object's metadata as they are now; what is gone is left alone.
+    async fn change(
+        &self,
+        uid: &str,
+        what: &str,
+        change: impl FnOnce(&Metadata) -> serde_json::Value,
+    ) -> Result<(), ReconcileError> {
+        let Some(node) = self.graph.lock().get(uid).cloned() else { return Ok(()) };
+        let objects = self.objects(&self.resources[node.resource], &node.namespace);
+        let found = objects.get_metadata_opt(&node.name).await.map_err(api(what))?;
+        let Some(object) = found.filter(|object| object.uid().as_deref() == Some(uid)) else { return Ok(()) };
+        let mut metadata = change(&object);
+        metadata["resourceVersion"] = json!(object.metadata.resource_version);
+        let patch = json!({"metadata": metadata});
+        settled(objects.patch(&node.name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop), what)
+    }
+}
+
+/// How the dependents of a collected object are treated: as its finalizers say, if they do.
+fn policy(node: &Node, foreground: bool) -> PropagationPolicy {
+    let has = |finalizer: &str| node.finalizers.iter().any(|name| name == finalizer);
+    if has(graph::ORPHAN) {
+        PropagationPolicy::Orphan
+    } else if foreground || has(graph::FOREGROUND) {
+        PropagationPolicy::Foreground
+    } else {
+        PropagationPolicy::Background
     }
 }
 
@@ -269,8 +317,10 @@ impl Collector {
 fn settled(result: Result<(), kube::Error>, what: &str) -> Result<(), ReconcileError> {
     match result {
         Err(error) if is_not_found(&error) => Ok(()),
-        Err(error) if is_conflict(&error) && what == "delete garbage" => Ok(()),
         Err(error) => Err(api(what)(error)),
         Ok(()) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
