@@ -9,11 +9,11 @@ use super::{ObjectEvent, Reflected, SharedReflector};
 use crate::Key;
 use crate::object::controller_of;
 
-/// Which keys have a value, and which value a key was put under.
+/// Which keys have a value, and which values a key was put under.
 #[derive(Default)]
 struct Places {
     keys: HashMap<String, BTreeSet<Key>>,
-    values: HashMap<Key, String>,
+    values: HashMap<Key, Vec<String>>,
 }
 
 /// Cheap to clone. Register an index before the handlers that read it: handlers run in that order.
@@ -29,18 +29,18 @@ impl<K> Clone for Index<K> {
 }
 
 impl<K: Reflected> Index<K> {
-    /// An index of `reflector` by the values of `value_of`, at most one per object.
-    pub fn new(
+    /// An index of `reflector` by the values of `values_of`: none, one or several per object.
+    pub fn new<I: IntoIterator<Item = String>>(
         reflector: &SharedReflector<K>,
-        value_of: impl Fn(&K) -> Option<String> + Send + Sync + 'static,
+        values_of: impl Fn(&K) -> I + Send + Sync + 'static,
     ) -> Self {
         let places: Arc<RwLock<Places>> = Arc::default();
         let kept = Arc::clone(&places);
         reflector.on_event(move |event| match event {
             ObjectEvent::Added(new) | ObjectEvent::Updated { new, .. } => {
-                kept.write().put(Key::of(new.meta()), value_of(new))
+                kept.write().put(Key::of(new.meta()), values_of(new).into_iter().collect())
             }
-            ObjectEvent::Deleted(old) => kept.write().put(Key::of(old.meta()), None),
+            ObjectEvent::Deleted(old) => kept.write().put(Key::of(old.meta()), Vec::new()),
         });
         Self { reflector: reflector.clone(), places }
     }
@@ -62,6 +62,11 @@ impl<K: Reflected> Index<K> {
         keys.iter().filter_map(|key| self.reflector.get(key)).collect()
     }
 
+    /// How many objects have `value`.
+    pub fn count(&self, value: &str) -> usize {
+        self.places.read().keys.get(value).map_or(0, BTreeSet::len)
+    }
+
     /// Of an index made by [`by_controller`](Self::by_controller): what `uid` controls, and what nobody controls.
     pub fn owned_and_orphaned(&self, uid: &str, namespace: &str) -> Vec<Arc<K>> {
         let mut objects = self.get(uid);
@@ -81,22 +86,24 @@ fn orphans(namespace: &str) -> String {
 }
 
 impl Places {
-    /// Moves `key` from where it was to `value`.
-    fn put(&mut self, key: Key, value: Option<String>) {
-        if self.values.get(&key) == value.as_ref() {
+    /// Moves `key` from where it was to `values`.
+    fn put(&mut self, key: Key, values: Vec<String>) {
+        if self.values.get(&key).is_some_and(|before| *before == values) {
             return;
         }
-        if let Some(before) = self.values.remove(&key)
-            && let Some(keys) = self.keys.get_mut(&before)
-        {
-            keys.remove(&key);
-            if keys.is_empty() {
-                self.keys.remove(&before);
+        for before in self.values.remove(&key).into_iter().flatten() {
+            if let Some(keys) = self.keys.get_mut(&before) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.keys.remove(&before);
+                }
             }
         }
-        if let Some(value) = value {
+        for value in &values {
             self.keys.entry(value.clone()).or_default().insert(key.clone());
-            self.values.insert(key, value);
+        }
+        if !values.is_empty() {
+            self.values.insert(key, values);
         }
     }
 }
@@ -129,6 +136,26 @@ mod tests {
         assert_eq!((names("n1"), names("n2")), (vec!["b".to_owned()], vec!["a".to_owned()]));
         reflector.remove(pod("b", "n9", None));
         assert!(names("n1").is_empty());
+    }
+
+    #[test]
+    fn an_object_is_found_by_each_of_its_values() {
+        let reflector = SharedReflector::detached();
+        let index = Index::new(&reflector, |pod: &Pod| {
+            let labels = pod.metadata.labels.clone().unwrap_or_default();
+            labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        });
+        let labelled = |labels: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"namespace": "ns", "name": "a", "labels": labels}}))
+                .expect("pod")
+        };
+        let counts = || ["x=1", "y=2", "y=3"].map(|value| index.count(value));
+        reflector.apply(labelled(json!({"x": "1", "y": "2"})));
+        assert_eq!(counts(), [1, 1, 0]);
+        reflector.apply(labelled(json!({"x": "1", "y": "3"})));
+        assert_eq!(counts(), [1, 0, 1]);
+        reflector.remove(labelled(json!({})));
+        assert_eq!(counts(), [0, 0, 0]);
     }
 
     #[test]
