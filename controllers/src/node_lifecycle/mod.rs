@@ -1,29 +1,29 @@
 //! Watches over nodes: silent ones become Unknown, conditions become taints, pods leave where they are not tolerated.
 //!
-//! Always holds: silence is measured on this process's clock from the last change of a node's Lease or status, never by
-//! comparing clocks; a new leader gives every node a full grace period; if most nodes are silent at once nothing is
-//! evicted, because then the fault is more likely ours (upstream's full disruption mode).
+//! Always holds: silence is measured on this process's monotonic clock from when it saw the last change of a node's Lease or
+//! status, never by comparing clocks; a new leader gives every node its full grace and every pod its full toleration; while
+//! no node is ready nothing is evicted, because then the fault is more likely ours, and afterwards all time starts anew
+//! (upstream's full disruption mode).
 
 pub mod plan;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::Mutex;
-use pintle_base::clock;
+use pintle_base::clock::{self, Instant};
 use pintle_client::object::reference;
-use pintle_client::{Index, Key, Recorder, SharedReflector};
+use pintle_client::{Index, Key, ObjectEvent, Recorder, SharedReflector};
 use serde_json::json;
 
 use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
-use plan::{Heard, Stay};
+use plan::{Census, Memory, Stay};
 
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
@@ -34,7 +34,8 @@ pub struct NodeLifecycle {
     pods: SharedReflector<Pod>,
     pods_by_node: Index<Pod>,
     grace: Duration,
-    heard: Mutex<Heard>,
+    memory: Arc<Mutex<Memory>>,
+    census: Arc<Mutex<Census>>,
     recorder: Recorder,
 }
 
@@ -48,7 +49,8 @@ impl NodeLifecycle {
             pods_by_node: Index::new(&pods, |pod| pod.spec.as_ref()?.node_name.clone()),
             pods,
             grace,
-            heard: Mutex::default(),
+            memory: Arc::default(),
+            census: Arc::default(),
             recorder: context.recorder("node-controller"),
         }
     }
@@ -62,13 +64,24 @@ impl Controller for NodeLifecycle {
     const NAME: &'static str = "node-lifecycle";
 
     fn watch(&self, intake: &Intake) {
+        self.count(intake);
         intake.every(&self.nodes);
         intake.mapped(&self.leases, |lease| {
             let ours = lease.metadata.namespace.as_deref() == Some(LEASES);
             lease.metadata.name.clone().filter(|_| ours).map(Key::cluster)
         });
-        // A pod that was just bound to a tainted node must leave it, too.
-        intake.mapped(&self.pods, |pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).map(Key::cluster));
+        // A pod that was just bound to a tainted node must leave it, too. Its status does not matter.
+        let sink = intake.clone();
+        self.pods.on_event(move |event| {
+            let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+            let concerns = match event {
+                ObjectEvent::Added(_) | ObjectEvent::Deleted(_) => true,
+                ObjectEvent::Updated { old, new } => tolerance(old) != tolerance(new),
+            };
+            if let Some(name) = node(event.object()).filter(|_| concerns) {
+                sink.add(Key::cluster(name));
+            }
+        });
     }
 
     fn all(&self) -> Vec<Key> {
@@ -76,31 +89,49 @@ impl Controller for NodeLifecycle {
     }
 
     fn begin(&self) {
-        *self.heard.lock() = Heard::default();
+        *self.memory.lock() = Memory::default();
     }
 
     async fn reconcile(&self, key: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
         let Some(node) = self.nodes.get(key) else {
-            self.heard.lock().forget(&key.name);
+            self.memory.lock().forget(&key.name);
             return Ok(Outcome::Done);
         };
-        let now = now();
-        let since = self.heard.lock().note(&key.name, self.mark(&node), now);
-        let silent = now.duration_since(since);
-        let silent = Duration::try_from(silent).unwrap_or_default();
+        let now = clock::now();
+        let since = self.memory.lock().note(&key.name, self.mark(&node), now);
+        let silent = now.saturating_duration_since(since);
         if silent >= self.grace {
-            return self.lost(&node, now, lead).await;
+            return self.lost(&node, lead).await;
         }
         let mut next = self.grace - silent;
-        let taints = self.taint(&node, now, lead).await?;
-        if let Some(wait) = self.evict(&node, &taints, now, lead).await? {
+        let taints = self.taint(&node, lead).await?;
+        if let Some(wait) = self.evict(&node, &taints, lead).await? {
             next = next.min(wait);
         }
         Ok(Outcome::After(next))
     }
 }
 
+/// What decides when a pod leaves a tainted node.
+fn tolerance(pod: &Pod) -> Option<(Option<&String>, Option<&Vec<Toleration>>)> {
+    pod.spec.as_ref().map(|spec| (spec.node_name.as_ref(), spec.tolerations.as_ref()))
+}
+
 impl NodeLifecycle {
+    /// Follows which nodes are ready. When the first comes back or the last is lost, all are looked at.
+    fn count(&self, intake: &Intake) {
+        let (nodes, census, memory) = (self.nodes.clone(), Arc::clone(&self.census), Arc::clone(&self.memory));
+        let sink = intake.clone();
+        self.nodes.on_event(move |event| {
+            let node = event.object();
+            let ready = (!event.is_deleted()).then(|| plan::is_ready(node));
+            if census.lock().set(node.metadata.name.as_deref().unwrap_or_default(), ready) {
+                memory.lock().restart(clock::now());
+                nodes.keys().into_iter().for_each(|key| sink.add(key));
+            }
+        });
+    }
+
     /// What changes with each sign of life of the node.
     fn mark(&self, node: &Node) -> String {
         let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -111,7 +142,8 @@ impl NodeLifecycle {
         format!("{:?} {beat:?}", renewed.map(|time| time.0))
     }
 
-    async fn lost(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Outcome, ReconcileError> {
+    async fn lost(&self, node: &Node, lead: &Lead) -> Result<Outcome, ReconcileError> {
+        let now = now();
         let name = node.metadata.name.as_deref().unwrap_or_default();
         // On every look: an earlier one may have failed half-way, or ended with its leader.
         self.mark_pods(name, now, lead).await?;
@@ -128,8 +160,8 @@ impl NodeLifecycle {
             // The event of our own write brings us back, with the conditions that taints follow.
             return Ok(Outcome::Done);
         }
-        let taints = self.taint(node, now, lead).await?;
-        let wait = self.evict(node, &taints, now, lead).await?;
+        let taints = self.taint(node, lead).await?;
+        let wait = self.evict(node, &taints, lead).await?;
         Ok(wait.map_or(Outcome::Done, Outcome::After))
     }
 
@@ -152,8 +184,9 @@ impl NodeLifecycle {
     }
 
     /// Sees that the node has the taints it should have, and returns these.
-    async fn taint(&self, node: &Node, now: Timestamp, lead: &Lead) -> Result<Vec<Taint>, ReconcileError> {
-        let Some(taints) = plan::taints(node, now) else {
+    async fn taint(&self, node: &Node, lead: &Lead) -> Result<Vec<Taint>, ReconcileError> {
+        let disrupted = self.census.lock().is_disrupted();
+        let Some(taints) = plan::taints(node, disrupted, now()) else {
             return Ok(node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default());
         };
         let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -168,30 +201,22 @@ impl NodeLifecycle {
     }
 
     /// Deletes the pods whose time on this node is over; returns when the next one's is.
-    async fn evict(
-        &self,
-        node: &Node,
-        taints: &[Taint],
-        now: Timestamp,
-        lead: &Lead,
-    ) -> Result<Option<Duration>, ReconcileError> {
-        if !taints.iter().any(|taint| taint.effect == plan::NO_EXECUTE) || self.most_are_lost() {
+    async fn evict(&self, node: &Node, taints: &[Taint], lead: &Lead) -> Result<Option<Duration>, ReconcileError> {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if !taints.iter().any(|taint| taint.effect == plan::NO_EXECUTE) {
+            self.memory.lock().staying(name);
             return Ok(None);
         }
-        let mut next: BTreeMap<Duration, ()> = BTreeMap::new();
-        for pod in self.pods_by_node.get(node.metadata.name.as_deref().unwrap_or_default()) {
-            if pod.metadata.deletion_timestamp.is_some() {
-                continue;
-            }
-            match plan::stay(&pod, taints, now) {
-                Stay::Forever => (),
-                Stay::Until(end) if end > now => {
-                    next.insert(Duration::try_from(end.duration_since(now)).unwrap_or_default(), ());
-                }
-                Stay::Until(_) => self.delete(&pod, lead).await?,
-            }
+        let mut pods = self.pods_by_node.get(name);
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+        let uids: Vec<&str> = pods.iter().map(|pod| pod.metadata.uid.as_deref().unwrap_or_default()).collect();
+        let now = clock::now();
+        let since = self.memory.lock().leaving(name, &uids, now);
+        let (over, next) = due(&pods, &since, taints, now);
+        for pod in over {
+            self.delete(pod, lead).await?;
         }
-        Ok(next.into_keys().next())
+        Ok(next)
     }
 
     async fn delete(&self, pod: &Arc<Pod>, lead: &Lead) -> Result<(), ReconcileError> {
@@ -209,10 +234,26 @@ impl NodeLifecycle {
             _ => Ok(()),
         }
     }
-
-    /// Every node is lost, and there is more than one: nothing could take their pods, so they stay.
-    fn most_are_lost(&self) -> bool {
-        let nodes = self.nodes.list();
-        nodes.len() > 1 && nodes.iter().all(|node| !plan::is_ready(node))
-    }
 }
+
+/// Which of `pods`, whose time runs since `since`, must go now, and when the next one must.
+fn due<'a>(
+    pods: &'a [Arc<Pod>],
+    since: &[Instant],
+    taints: &[Taint],
+    now: Instant,
+) -> (Vec<&'a Arc<Pod>>, Option<Duration>) {
+    let mut over = Vec::new();
+    let mut next: Option<Duration> = None;
+    for (pod, since) in pods.iter().zip(since) {
+        let Stay::For(limit) = plan::stay(pod, taints) else { continue };
+        match limit.checked_sub(now.saturating_duration_since(*since)).filter(|left| !left.is_zero()) {
+            None => over.push(pod),
+            Some(left) => next = Some(next.map_or(left, |next| next.min(left))),
+        }
+    }
+    (over, next)
+}
+
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,17 @@
 //!
 //! A node is heard through its Lease and its status. Once it was silent for the grace period its conditions become
 //! Unknown and it is tainted unreachable; pods leave when they do not tolerate the taint any longer.
-//! Rule: node-monitor-grace-period, taint-based eviction (KEP-166).
+//! Always holds: spans of time are measured on this process's monotonic clock, from when it saw their beginning itself; the
+//! wall clock is only written into objects for people to read.
+//! Rule: node-monitor-grace-period, taint-based eviction (KEP-166), full disruption mode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use pintle_base::clock::Instant;
 
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -70,7 +73,10 @@ pub fn is_ready(node: &Node) -> bool {
 }
 
 /// The taints the node should have; `None` if it has them. Taints of other makers stay, in their order.
-pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+///
+/// While no node is ready at all (`disrupted`), none is tainted so that its pods must go: the fault is more likely on this
+/// side, and nothing could take the pods.
+pub fn taints(node: &Node, disrupted: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     match status_of(node, "Ready") {
         Some("True") => (),
@@ -78,6 +84,7 @@ pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
         Some("Unknown") => wanted.extend([(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)]),
         _ => wanted.push((NOT_READY, NO_SCHEDULE)),
     }
+    wanted.retain(|(_, effect)| !(disrupted && *effect == NO_EXECUTE));
     let pressures = PRESSURE_TAINTS.iter().filter(|(condition, _)| status_of(node, condition) == Some("True"));
     wanted.extend(pressures.map(|(_, taint)| (*taint, NO_SCHEDULE)));
     let spec = node.spec.as_ref();
@@ -101,33 +108,32 @@ pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     (taints != old).then_some(taints)
 }
 
-/// How long a pod may stay on a node with these taints.
+/// How long a pod may stay on a node with these taints, from when they came together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
     Forever,
-    Until(Timestamp),
+    For(Duration),
 }
 
-/// When a pod that is bound to a node with `taints` must go. Times count from when each taint was added.
-pub fn stay(pod: &Pod, taints: &[Taint], now: Timestamp) -> Stay {
+/// How long `pod` may stay on a node with `taints`.
+pub fn stay(pod: &Pod, taints: &[Taint]) -> Stay {
     let tolerations: &[Toleration] = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    let mut end: Option<Timestamp> = None;
+    let mut shortest: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == NO_EXECUTE) {
         let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).collect();
-        let added = taint.time_added.as_ref().map_or(now, |time| time.0);
-        let leave = if matching.is_empty() {
-            Some(now)
+        let limit = if matching.is_empty() {
+            Some(Duration::ZERO)
         } else {
             // The shortest tolerance counts; one without a time tolerates forever.
             let seconds = matching.iter().filter_map(|toleration| toleration.toleration_seconds).min();
-            seconds.map(|seconds| added + Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+            seconds.map(|seconds| Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
         };
-        end = match (end, leave) {
+        shortest = match (shortest, limit) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
     }
-    end.map_or(Stay::Forever, Stay::Until)
+    shortest.map_or(Stay::Forever, Stay::For)
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -142,30 +148,72 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// When each node was last heard, by this process's own clock, so that clocks of nodes do not matter.
+/// When each node was last heard, and since when each pod's time on a tainted node runs, by this process's own clock.
 #[derive(Debug, Default)]
-pub struct Heard {
-    nodes: BTreeMap<String, (String, Timestamp)>,
+pub struct Memory {
+    heard: BTreeMap<String, (String, Instant)>,
+    /// Of each tainted node: its pods by uid, and since when this process has seen them under taints.
+    leaving: BTreeMap<String, HashMap<String, Instant>>,
 }
 
-impl Heard {
+impl Memory {
     /// Notes what `name` last said (`mark` changes with each sign of life) and returns since when it has been silent.
-    pub fn note(&mut self, name: &str, mark: String, now: Timestamp) -> Timestamp {
-        match self.nodes.get_mut(name) {
-            Some((old, _)) if *old != mark => {
-                self.nodes.insert(name.to_owned(), (mark, now));
-                now
-            }
-            Some((_, since)) => *since,
-            None => {
-                self.nodes.insert(name.to_owned(), (mark, now));
-                now
-            }
+    pub fn note(&mut self, name: &str, mark: String, now: Instant) -> Instant {
+        let (old, since) = self.heard.entry(name.to_owned()).or_insert_with(|| (mark.clone(), now));
+        if *old != mark {
+            (*old, *since) = (mark, now);
         }
+        *since
+    }
+
+    /// Every node gets its full grace again, and every pod its full time.
+    pub fn restart(&mut self, now: Instant) {
+        self.heard.values_mut().for_each(|(_, since)| *since = now);
+        self.leaving.clear();
+    }
+
+    /// Since when the time of each of `pods` on the tainted node `name` runs; those that are not named are forgotten.
+    pub fn leaving(&mut self, name: &str, pods: &[&str], now: Instant) -> Vec<Instant> {
+        let before = self.leaving.remove(name).unwrap_or_default();
+        let since: Vec<Instant> = pods.iter().map(|uid| before.get(*uid).copied().unwrap_or(now)).collect();
+        let kept = pods.iter().zip(&since).map(|(uid, since)| ((*uid).to_owned(), *since));
+        self.leaving.insert(name.to_owned(), kept.collect());
+        since
+    }
+
+    /// The node has no taint that makes pods leave: their time starts anew with the next one.
+    pub fn staying(&mut self, name: &str) {
+        self.leaving.remove(name);
     }
 
     pub fn forget(&mut self, name: &str) {
-        self.nodes.remove(name);
+        self.heard.remove(name);
+        self.leaving.remove(name);
+    }
+}
+
+/// Which nodes are ready, counted as they change, so that no look at one node costs a look at all.
+#[derive(Debug, Default)]
+pub struct Census {
+    nodes: HashMap<String, bool>,
+    ready: usize,
+}
+
+impl Census {
+    /// Takes over whether `name` is ready, `None` if it is gone; true if the cluster fell into or got out of disruption.
+    pub fn set(&mut self, name: &str, ready: Option<bool>) -> bool {
+        let before = self.is_disrupted();
+        let old = match ready {
+            Some(ready) => self.nodes.insert(name.to_owned(), ready),
+            None => self.nodes.remove(name),
+        };
+        self.ready = self.ready + usize::from(ready == Some(true)) - usize::from(old == Some(true));
+        before != self.is_disrupted()
+    }
+
+    /// True if there are nodes and none is ready.
+    pub fn is_disrupted(&self) -> bool {
+        self.ready == 0 && !self.nodes.is_empty()
     }
 }
 
@@ -185,7 +233,7 @@ mod tests {
     }
 
     fn keys(node: &Node) -> String {
-        let taints = taints(node, at(0)).unwrap_or_default();
+        let taints = taints(node, false, at(0)).unwrap_or_default();
         taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect::<Vec<_>>().join(" ")
     }
 
@@ -210,10 +258,10 @@ mod tests {
                 {"key": NOT_READY, "effect": "NoSchedule"}]}))
             .expect("spec"),
         );
-        let left = taints(&node, at(0)).expect("changes");
+        let left = taints(&node, false, at(0)).expect("changes");
         assert_eq!(left.iter().map(|taint| taint.key.as_str()).collect::<Vec<_>>(), ["mine"]);
         node.spec.as_mut().expect("spec").taints = Some(left);
-        assert_eq!(taints(&node, at(0)), None);
+        assert_eq!(taints(&node, false, at(0)), None);
     }
 
     #[test]
@@ -241,18 +289,57 @@ mod tests {
             .expect("pod")
         };
         let taints = [taint];
-        assert_eq!(stay(&pod(json!([])), &taints, at(105)), Stay::Until(at(105)));
+        assert_eq!(stay(&pod(json!([])), &taints), Stay::For(Duration::ZERO));
         let some = json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}]);
-        assert_eq!(stay(&pod(some), &taints, at(105)), Stay::Until(at(130)));
-        assert_eq!(stay(&pod(json!([{"operator": "Exists"}])), &taints, at(105)), Stay::Forever);
-        assert_eq!(stay(&pod(json!([])), &[], at(105)), Stay::Forever);
+        assert_eq!(stay(&pod(some), &taints), Stay::For(Duration::from_secs(30)));
+        assert_eq!(stay(&pod(json!([{"operator": "Exists"}])), &taints), Stay::Forever);
+        assert_eq!(stay(&pod(json!([])), &[]), Stay::Forever);
     }
 
     #[test]
     fn silence_counts_from_the_last_change_we_saw() {
-        let mut heard = Heard::default();
-        assert_eq!(heard.note("n", "1".into(), at(10)), at(10));
-        assert_eq!(heard.note("n", "1".into(), at(15)), at(10));
-        assert_eq!(heard.note("n", "2".into(), at(16)), at(16));
+        let (start, mut memory) = (pintle_base::clock::now(), Memory::default());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(memory.note("n", "1".into(), after(10)), after(10));
+        assert_eq!(memory.note("n", "1".into(), after(15)), after(10));
+        assert_eq!(memory.note("n", "2".into(), after(16)), after(16));
+        memory.restart(after(20));
+        assert_eq!(memory.note("n", "2".into(), after(25)), after(20));
+    }
+
+    #[test]
+    fn the_time_of_a_pod_runs_while_its_node_is_tainted_and_starts_anew_with_the_next_taint() {
+        let (start, mut memory) = (pintle_base::clock::now(), Memory::default());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(memory.leaving("n", &["a"], after(1)), [after(1)]);
+        assert_eq!(memory.leaving("n", &["a", "b"], after(2)), [after(1), after(2)]);
+        memory.staying("n");
+        assert_eq!(memory.leaving("n", &["a"], after(3)), [after(3)]);
+        memory.restart(after(4));
+        assert_eq!(memory.leaving("n", &["a"], after(5)), [after(5)]);
+    }
+
+    #[test]
+    fn without_any_ready_node_none_is_tainted_so_that_its_pods_must_go() {
+        let mut node = node("Unknown");
+        let left = taints(&node, true, at(0)).expect("changes");
+        assert_eq!(left.iter().map(|taint| taint.effect.as_str()).collect::<Vec<_>>(), [NO_SCHEDULE]);
+        let full = taints(&node, false, at(0));
+        node.spec = Some(k8s_openapi::api::core::v1::NodeSpec { taints: full, ..Default::default() });
+        assert_eq!(taints(&node, true, at(0)).map(|taints| taints.len()), Some(1), "a taint that was there goes");
+    }
+
+    #[test]
+    fn disruption_begins_with_the_last_ready_node_and_ends_with_the_first() {
+        let mut census = Census::default();
+        let mut step = |name: &str, ready| (census.set(name, ready), census.is_disrupted());
+        assert_eq!(step("a", Some(true)), (false, false));
+        assert_eq!(step("b", Some(true)), (false, false));
+        assert_eq!(step("a", Some(false)), (false, false));
+        assert_eq!(step("b", Some(false)), (true, true));
+        assert_eq!(step("a", None), (false, true));
+        assert_eq!(step("b", Some(true)), (true, false));
+        assert_eq!(step("b", Some(true)), (false, false));
+        assert_eq!(step("b", None), (false, false));
     }
 }
