@@ -40,12 +40,14 @@ pub mod limits;
 pub mod namespace;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod pod_gc;
 pub mod replicaset;
 pub mod replicationcontroller;
 pub mod root_ca;
 pub mod runtime;
 pub mod serviceaccount;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pintle_base::task;
@@ -86,3 +88,5 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     runtime.add_loop("garbage-collector", garbage_collector::run);
     runtime.start(gate);
 }
+    let pods = Arc::new(pod_gc::PodGc::new(&context));
+    runtime.add_loop("pod-garbage-collector", move |lead| Arc::clone(&pods).run(lead));
