@@ -61,7 +61,7 @@ pub(super) fn count<R: Replicated>(owner: &R, own: &[Arc<Pod>], now: Timestamp) 
         fully_labeled: of(&|pod| pods::is_active(pod) && carries(pod)),
         ready: of(&|pod| pods::is_active(pod) && pods::is_ready(pod)),
         available: of(&|pod| pods::is_active(pod) && pods::is_available(pod, owner.min_ready_seconds(), now)),
-        terminating: Some(of(&|pod| !pods::is_finished(pod) && pod.metadata.deletion_timestamp.is_some())),
+        terminating: of(&|pod| !pods::is_finished(pod) && pod.metadata.deletion_timestamp.is_some()),
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
         let set: ReplicaSet = serde_json::from_value(set).expect("replica set");
         let own = pods_of("a@n1 b@n2:P c@n1:RD d@n1:F");
         let counts = count(&set, &own, at());
-        let want = Counts { replicas: 2, fully_labeled: 2, ready: 1, available: 1, terminating: Some(1) };
+        let want = Counts { replicas: 2, fully_labeled: 2, ready: 1, available: 1, terminating: 1 };
         assert_eq!(counts, want);
         let earlier = count(&set, &own, "2026-01-01T00:59:59Z".parse().expect("time"));
         assert_eq!(earlier.available, 0);
