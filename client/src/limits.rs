@@ -61,3 +61,7 @@ pub const EVENT_NAME_PREFIX: usize = 236;
 
 /// Certificate and key files are some kilobytes; a larger file is a mistake.
 pub const PEM_FILE_MAX: u64 = 1 << 20;
+
+/// How often a leader's Lease is renewed, and how long it says it lasts: upstream's figures, for tools that judge by them.
+pub const LEADER_LEASE_PERIOD: Duration = Duration::from_secs(2);
+pub const LEADER_LEASE_SECONDS: i32 = 15;

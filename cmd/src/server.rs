@@ -364,6 +364,7 @@ fn start_actors(
     let scheduler = Clients::in_process(api.local(user("system:kube-scheduler")));
     let reflectors = Reflectors::new(controllers.unfenced(), group);
     let options = pintle_controllers::Options {
+        server: config.name.clone(),
         authority: csr::Authority {
             certificate: identity.authority.certificate.clone(),
             key: identity.authority.key.clone(),
@@ -373,7 +374,8 @@ fn start_actors(
         cluster_dns: service_address(config, 10)?,
     };
     pintle_controllers::run(controllers, reflectors.clone(), gate.clone(), options, group);
-    pintle_scheduler::run(scheduler, reflectors, gate, &pintle_scheduler::Options::default(), group);
+    let options = pintle_scheduler::Options { server: config.name.clone(), ..pintle_scheduler::Options::default() };
+    pintle_scheduler::run(scheduler, reflectors, gate, &options, group);
     Ok(())
 }
 

@@ -51,12 +51,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pintle_base::task;
-use pintle_client::{Clients, LeaderGate, Reflectors};
+use pintle_client::{Clients, LeaderGate, LeaderLease, Reflectors};
 
 use runtime::{Context, Runtime};
 
 /// What can be set about controllers.
 pub struct Options {
+    /// Name of this server, as the published Lease shows it.
+    pub server: String,
     /// The cluster's authority: published to every namespace, and the signer of node certificates.
     pub authority: csr::Authority,
     /// The cluster's pod network, cut into blocks for the nodes.
@@ -72,7 +74,8 @@ pub struct Options {
 /// `clients` reaches the API as the controllers' identity; `reflectors` are shared with the scheduler.
 pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: Options, group: &task::Group) {
     let context = Context::new(clients, reflectors, group.child("controllers"));
-    let mut runtime = Runtime::new(context.clone());
+    let lease = LeaderLease::new("kube-controller-manager", &options.server);
+    let mut runtime = Runtime::new(context.clone(), lease);
     runtime.add(replicaset::controller(&context));
     runtime.add(replicationcontroller::controller(&context));
     runtime.add(deployment::Deployments::new(&context));

@@ -12,7 +12,7 @@ use kube::api::{Patch, PatchParams};
 use pintle_base::clock;
 use pintle_base::error::Chain;
 use pintle_client::object::{reference, time_now};
-use pintle_client::{Clients, LeaderGate, Recorder, Reflectors};
+use pintle_client::{Clients, LeaderGate, LeaderLease, Recorder, Reflectors};
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -32,6 +32,7 @@ pub(crate) struct Driver {
     shared: Shared,
     percentage: Option<u8>,
 }
+    lease: LeaderLease,
 
 impl Driver {
     pub fn new(
@@ -42,12 +43,22 @@ impl Driver {
         options: &Options,
     ) -> Self {
         let percentage = Some(options.percentage_of_nodes_to_score).filter(|percentage| *percentage > 0);
-        Self { clients, reflectors, recorder, shared, percentage }
+        let lease = LeaderLease::new("kube-scheduler", &options.server);
+        Self { clients, reflectors, recorder, shared, lease, percentage }
     }
 
     pub async fn run(self, gate: LeaderGate, stop: CancellationToken) {
         let this = Arc::new(self);
-        gate.run(stop, move |term| Arc::clone(&this).lead(term)).await;
+        let lead = move |term| {
+            let this = Arc::clone(&this);
+            async move {
+                tokio::select! {
+                    () = this.lease.hold(this.clients.fenced(term)) => (),
+                    () = Arc::clone(&this).lead(term) => (),
+                }
+            }
+        };
+        gate.run(stop, lead).await;
     }
 
     /// Schedules during one term.

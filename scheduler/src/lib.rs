@@ -21,6 +21,9 @@ use pintle_client::{Clients, LeaderGate, Recorder, Reflectors};
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
+    /// Name of this server, as the published Lease shows it.
+    #[serde(skip)]
+    pub server: String,
     /// Pods with this `spec.schedulerName` are scheduled.
     pub scheduler_name: String,
     /// Of how many nodes, in percent, fitting ones are looked for; 0 adapts it to the size of the cluster.
@@ -29,7 +32,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned(), percentage_of_nodes_to_score: 0 }
+        let (server, scheduler_name) = (String::new(), "default-scheduler".to_owned());
+        Self { server, scheduler_name, percentage_of_nodes_to_score: 0 }
     }
 }
 

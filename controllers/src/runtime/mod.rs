@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use pintle_base::error::Chain;
 use pintle_base::{clock, task};
-use pintle_client::{Clients, Key, LeaderGate, Recorder, Reflectors, WorkQueue};
+use pintle_client::{Clients, Key, LeaderGate, LeaderLease, Recorder, Reflectors, WorkQueue};
 use tokio::task::JoinSet;
 
 pub(crate) use error::is_refused;
@@ -91,12 +91,14 @@ trait Led: Send + Sync {
 /// The controllers of this process.
 pub struct Runtime {
     context: Context,
+    lease: LeaderLease,
     led: Vec<Arc<dyn Led>>,
 }
 
 impl Runtime {
-    pub fn new(context: Context) -> Self {
-        Self { context, led: Vec::new() }
+    /// Controllers that show in `lease` who leads.
+    pub fn new(context: Context, lease: LeaderLease) -> Self {
+        Self { context, lease, led: Vec::new() }
     }
 
     pub fn add<C: Controller>(&mut self, controller: C) {
@@ -123,11 +125,13 @@ impl Runtime {
 
     async fn lead(self: Arc<Self>, term: u64) {
         let started = clock::now();
+        let lead = Lead { term, client: self.context.clients.fenced(term) };
+        let mut tasks = JoinSet::new();
+        let (lease, client) = (self.lease.clone(), lead.client.clone());
+        tasks.spawn(async move { lease.hold(client).await });
         self.context.reflectors.ready().await;
         self.context.reflectors.catch_up().await;
         tracing::info!(term, controllers = self.led.len(), waited = ?started.elapsed(), "controllers lead");
-        let lead = Lead { term, client: self.context.clients.fenced(term) };
-        let mut tasks = JoinSet::new();
         for led in &self.led {
             tasks.spawn(Arc::clone(led).lead(lead.clone()));
         }
