@@ -79,8 +79,9 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     runtime.add(replicaset::controller(&context));
     runtime.add(replicationcontroller::controller(&context));
     runtime.add(deployment::Deployments::new(&context));
-    runtime.add(endpoints::EndpointsOf::new(&context));
-    runtime.add(endpointslice::EndpointSlices::new(&context));
+    let members = endpoints::Members::new(&context);
+    runtime.add(endpoints::EndpointsOf::new(&context, members.clone()));
+    runtime.add(endpointslice::EndpointSlices::new(&context, members));
     runtime.add(node_ipam::NodeIpam::new(&context, options.pod_network));
     runtime.add(node_lifecycle::NodeLifecycle::new(&context, options.node_grace));
     runtime.add(serviceaccount::ServiceAccounts::new(&context));
@@ -89,7 +90,7 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     runtime.add(cluster_dns::ClusterDns::new(&context, options.cluster_dns.to_string()));
     runtime.add(namespace::Namespaces::new(&context));
     runtime.add_loop("garbage-collector", garbage_collector::run);
-    runtime.start(gate);
-}
     let pods = Arc::new(pod_gc::PodGc::new(&context));
     runtime.add_loop("pod-garbage-collector", move |lead| Arc::clone(&pods).run(lead));
+    runtime.start(gate);
+}

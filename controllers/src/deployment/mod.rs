@@ -125,7 +125,8 @@ impl Controller for Deployments {
         let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
         let candidates = self.sets_by_owner.owned_and_orphaned(uid, &key.namespace);
         let sets = settle(&*deployment, claim(&deployment.metadata, &selector, candidates), lead).await?;
-        let busy = self.busy(&sets);
+        // Only a recreation asks for it, and it is a look at all pods.
+        let busy = if is_recreated(&deployment) { self.busy(&sets) } else { HashSet::new() };
         let plan = plan::plan(&plan::Input { deployment: &deployment, sets, busy, now: now_in_seconds() });
         let later = plan.later;
         self.execute(&deployment, plan, lead).await?;

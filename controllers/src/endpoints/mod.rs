@@ -1,14 +1,17 @@
 //! Fills Endpoints: which pods are behind each Service that has a selector. Services without one are left to people.
 
+mod members;
 pub mod plan;
 pub mod select;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{Endpoints, Service};
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use pintle_client::{Key, SharedReflector};
+
+pub use members::Members;
 
 use crate::runtime::{
     Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_already_exists, is_not_found,
@@ -16,30 +19,14 @@ use crate::runtime::{
 
 pub struct EndpointsOf {
     services: SharedReflector<Service>,
-    pods: SharedReflector<Pod>,
+    members: Members,
     endpoints: SharedReflector<Endpoints>,
 }
 
 impl EndpointsOf {
-    pub fn new(context: &Context) -> Self {
-        Self { services: context.reflectors.of(), pods: context.reflectors.of(), endpoints: context.reflectors.of() }
+    pub fn new(context: &Context, members: Members) -> Self {
+        Self { services: context.reflectors.of(), members, endpoints: context.reflectors.of() }
     }
-}
-
-/// The keys of the Services that select `pod`.
-pub fn services_of(services: &SharedReflector<Service>, pod: &Pod) -> Vec<Key> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let mut list = services.in_namespace(namespace);
-    list.retain(|service| select::selects(service, pod));
-    list.iter().map(|service| Key::of(&service.metadata)).collect()
-}
-
-/// The pods that `service` selects.
-pub fn pods_of(pods: &SharedReflector<Pod>, service: &Service) -> Vec<Arc<Pod>> {
-    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-    let mut list = pods.in_namespace(namespace);
-    list.retain(|pod| select::selects(service, pod));
-    list
 }
 
 impl Controller for EndpointsOf {
@@ -47,8 +34,7 @@ impl Controller for EndpointsOf {
 
     fn watch(&self, intake: &Intake) {
         intake.every(&self.services);
-        let services = self.services.clone();
-        intake.mapped(&self.pods, move |pod| services_of(&services, pod));
+        self.members.watch(intake, &self.services);
         intake.every(&self.endpoints);
     }
 
@@ -74,7 +60,7 @@ impl Controller for EndpointsOf {
         if !selects || external {
             return Ok(Outcome::Done);
         }
-        let pods = pods_of(&self.pods, &service);
+        let pods = self.members.pods_of(&service);
         let backends = select::backends(&service, pods.iter().map(Arc::as_ref));
         let Some(wanted) = plan::plan(&service, &backends, old.as_deref()) else { return Ok(Outcome::Done) };
         let written = match old {

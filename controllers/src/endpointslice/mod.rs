@@ -7,13 +7,13 @@ pub mod plan;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use pintle_client::{Index, Key, ObjectEvent, SharedReflector};
 
-use crate::endpoints::{pods_of, select, services_of};
+use crate::endpoints::{Members, select};
 use crate::runtime::{
     Context, Controller, Expectations, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found,
 };
@@ -23,7 +23,7 @@ const UNCERTAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub struct EndpointSlices {
     services: SharedReflector<Service>,
-    pods: SharedReflector<Pod>,
+    members: Members,
     slices: SharedReflector<EndpointSlice>,
     by_service: Index<EndpointSlice>,
     expectations: Arc<Expectations>,
@@ -31,11 +31,11 @@ pub struct EndpointSlices {
 }
 
 impl EndpointSlices {
-    pub fn new(context: &Context) -> Self {
+    pub fn new(context: &Context, members: Members) -> Self {
         let slices: SharedReflector<EndpointSlice> = context.reflectors.of();
         Self {
             services: context.reflectors.of(),
-            pods: context.reflectors.of(),
+            members,
             by_service: Index::new(&slices, |slice| service_of(slice).map(|key| key.to_string())),
             slices,
             expectations: Arc::default(),
@@ -63,8 +63,7 @@ impl Controller for EndpointSlices {
             }
         });
         intake.every(&self.services);
-        let services = self.services.clone();
-        intake.mapped(&self.pods, move |pod| services_of(&services, pod));
+        self.members.watch(intake, &self.services);
         intake.mapped(&self.slices, service_of);
     }
 
@@ -92,7 +91,7 @@ impl Controller for EndpointSlices {
         if !selects || external || service.metadata.deletion_timestamp.is_some() {
             return Ok(Outcome::Done);
         }
-        let pods = pods_of(&self.pods, &service);
+        let pods = self.members.pods_of(&service);
         let backends = select::backends(&service, pods.iter().map(Arc::as_ref));
         let old: Vec<EndpointSlice> = self.by_service.get(&key.to_string()).iter().map(|s| (**s).clone()).collect();
         let plan = plan::plan(&service, &backends, &old);

@@ -5,7 +5,7 @@
 
 pub mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -42,7 +42,13 @@ impl Controller for NodeIpam {
     const WORKERS: usize = 1;
 
     fn watch(&self, intake: &Intake) {
-        intake.mapped(&self.nodes, |_| [all_nodes()]);
+        // A node that has its block changes nothing, unless it leaves it to others.
+        let sink = intake.clone();
+        self.nodes.on_event(move |event| {
+            if event.is_deleted() || block(event.object()).is_none() {
+                sink.add(all_nodes());
+            }
+        });
     }
 
     fn all(&self) -> Vec<Key> {
@@ -55,14 +61,14 @@ impl Controller for NodeIpam {
 
     async fn reconcile(&self, _: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
         let nodes = self.nodes.list();
-        let waiting: Vec<&str> = nodes
+        let waiting: BTreeSet<&str> = nodes
             .iter()
             .filter(|node| block(node).is_none())
             .filter_map(|node| node.metadata.name.as_deref())
             .collect();
         let (used, waiting): (Vec<String>, Vec<&str>) = {
             let mut given = self.given.lock();
-            given.retain(|name, _| waiting.contains(&name.as_str()));
+            given.retain(|name, _| waiting.contains(name.as_str()));
             let used = nodes.iter().filter_map(|node| block(node).map(str::to_owned));
             let used = used.chain(given.values().cloned()).collect();
             (used, waiting.into_iter().filter(|name| !given.contains_key(*name)).collect())
