@@ -19,6 +19,7 @@ use pintle_client::{Index, Key, ObjectEvent, Recorder, SharedReflector};
 
 pub use kind::{Counts, Kind, ReplicaSets, Replicated, ReplicationControllers};
 
+use crate::limits;
 use crate::runtime::ownership::{claim, settle};
 use crate::runtime::{Context, Controller, Expectations, Intake, Lead, Outcome, ReconcileError, pods};
 
@@ -65,8 +66,11 @@ impl<T: Kind> Replicas<T> {
     }
 
     /// Adds the owners a pod event concerns.
+    ///
+    /// The more pods an owner has, the more of their changes are taken together, but what it waits for wakes it at once.
     fn on_pod(
         owners: &SharedReflector<T::Object>,
+        pods: &Index<Pod>,
         expectations: &Expectations,
         intake: &Intake,
         event: &ObjectEvent<Pod>,
@@ -76,7 +80,7 @@ impl<T: Kind> Replicas<T> {
         let owner = Self::owner_of(owners, pod);
         if let Some(owner) = &owner {
             let key = Key::of(owner.meta());
-            expectations.observe(&key, pod.metadata.uid.as_deref().unwrap_or_default(), gone);
+            let complete = expectations.observe(&key, pod.metadata.uid.as_deref().unwrap_or_default(), gone);
             if let (Some(delay), ObjectEvent::Updated { old, .. }) =
                 (availability_delay(owner.min_ready_seconds()), event)
                 && pods::is_ready(pod)
@@ -84,7 +88,8 @@ impl<T: Kind> Replicas<T> {
             {
                 intake.add_after(key.clone(), delay);
             }
-            intake.add(key);
+            let size = pods.count(owner.meta().uid.as_deref().unwrap_or_default());
+            intake.add_after(key, if complete { Duration::ZERO } else { pause(size) });
         }
         match event {
             ObjectEvent::Updated { old, .. } if controller_of(&old.metadata) != controller_of(&pod.metadata) => {
@@ -133,6 +138,12 @@ impl<T: Kind> Replicas<T> {
     }
 }
 
+/// How long changes of pods of an owner that has `size` are collected.
+fn pause(size: usize) -> Duration {
+    let size = u32::try_from(size).unwrap_or(u32::MAX);
+    limits::REPLICAS_PAUSE.saturating_mul(size).min(limits::REPLICAS_PAUSE_MAX)
+}
+
 /// When to look again at a pod that just became ready; a second more than needed, because times have whole seconds.
 fn availability_delay(min_ready_seconds: i32) -> Option<Duration> {
     u64::try_from(min_ready_seconds).ok().filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds + 1))
@@ -149,8 +160,9 @@ impl<T: Kind> Controller for Replicas<T> {
                 expectations.forget(&Key::of(event.object().meta()));
             }
         });
-        let (owners, expectations, intake) = (self.owners.clone(), Arc::clone(&self.expectations), intake.clone());
-        self.all_pods.on_event(move |event| Self::on_pod(&owners, &expectations, &intake, event));
+        let (owners, index) = (self.owners.clone(), self.pods.clone());
+        let (expectations, intake) = (Arc::clone(&self.expectations), intake.clone());
+        self.all_pods.on_event(move |event| Self::on_pod(&owners, &index, &expectations, &intake, event));
     }
 
     fn all(&self) -> Vec<Key> {
@@ -186,3 +198,6 @@ impl<T: Kind> Controller for Replicas<T> {
         Ok(later.map_or(Outcome::Done, Outcome::After))
     }
 }
+
+#[cfg(test)]
+mod tests;

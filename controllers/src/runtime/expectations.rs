@@ -105,15 +105,19 @@ impl Expectations {
     }
 
     /// The cache showed an object of `key`; `gone` if it is deleted or being deleted. Called for every pod event.
-    pub fn observe(&self, key: &Key, uid: &str, gone: bool) {
+    ///
+    /// True if this was the last thing awaited for `key`.
+    pub fn observe(&self, key: &Key, uid: &str, gone: bool) -> bool {
         let mut keys = self.keys.lock();
-        let Some(outstanding) = keys.get_mut(key) else { return };
+        let Some(outstanding) = keys.get_mut(key) else { return false };
+        let awaited = !outstanding.is_over();
         if !outstanding.created.remove(uid) && outstanding.creating > 0 {
             outstanding.seen.insert(uid.to_owned());
         }
         if gone {
             outstanding.deleted.remove(uid);
         }
+        awaited && outstanding.is_over()
     }
 
     /// A deletion of `uid` failed or found nothing.
@@ -167,9 +171,10 @@ mod tests {
         expectations.creating(&key());
         assert!(!expectations.satisfied(&key()));
         expectations.created(&key(), "1");
-        expectations.observe(&key(), "other", false);
+        assert!(!expectations.observe(&key(), "other", false));
         assert!(!expectations.satisfied(&key()));
-        expectations.observe(&key(), "1", false);
+        assert!(expectations.observe(&key(), "1", false), "the last that was awaited");
+        assert!(!expectations.observe(&key(), "1", false));
         assert!(expectations.satisfied(&key()));
     }
 

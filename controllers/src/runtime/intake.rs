@@ -14,7 +14,7 @@ pub struct Intake {
 }
 
 /// Closes the intake and its queue when the term ends, however it ends.
-pub(super) struct Open<'a>(&'a Intake);
+pub(crate) struct Open<'a>(&'a Intake);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
@@ -25,7 +25,7 @@ impl Drop for Open<'_> {
 }
 
 impl Intake {
-    pub(super) fn open(&self, queue: WorkQueue<Key>) -> Open<'_> {
+    pub(crate) fn open(&self, queue: WorkQueue<Key>) -> Open<'_> {
         *self.queue.write() = Some(queue);
         Open(self)
     }
