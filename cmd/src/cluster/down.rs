@@ -53,6 +53,10 @@ pub async fn run(args: DownArgs) -> Result<()> {
     if layout.run.exists() {
         fs::remove_dir_all(&layout.run).with_context(|| format!("remove {}", layout.run.display()))?;
     }
+    // The last cluster of a home takes the home's directory with it; others keep it.
+    if let Some(Err(error)) = layout.run.parent().map(fs::remove_dir) {
+        tracing::debug!(%error, "run directory of the home stays");
+    }
     progress.done(step, "bridge and namespaces removed");
 
     if let Some(path) = &state.kubeconfig {
@@ -66,6 +70,7 @@ pub async fn run(args: DownArgs) -> Result<()> {
         ));
     } else {
         fs::remove_dir_all(&layout.root).with_context(|| format!("remove {}", layout.root.display()))?;
+        network::release(&layout, &state)?;
     }
     Ok(())
 }

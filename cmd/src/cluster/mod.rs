@@ -7,6 +7,7 @@ mod env;
 mod network;
 pub mod process;
 mod progress;
+mod reservation;
 pub mod state;
 mod up;
 mod workers;

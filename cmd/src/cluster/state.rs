@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::agent::node_names;
 use crate::pki::write_private;
@@ -127,7 +128,7 @@ impl Layout {
             bail!("cluster name {name:?}: use 1 to 20 lower-case letters, digits and inner dashes");
         }
         let home = home()?;
-        let run = if nix::unistd::geteuid().is_root() { PathBuf::from("/run/pintle") } else { home.join("run") };
+        let run = run_directory(&home, nix::unistd::geteuid().is_root());
         Ok(Self { name: name.to_owned(), root: home.join(name), run: run.join(name) })
     }
 
@@ -182,6 +183,26 @@ pub fn home() -> Result<PathBuf> {
     Ok(Path::new(&home).join(".local/share/pintle"))
 }
 
+/// Where root keeps clusters unless told otherwise.
+const ROOT_HOME: &str = "/root/.local/share/pintle";
+
+/// Where sockets of the clusters below `home` are.
+///
+/// For root it is short, because a socket's path has at most 107 bytes, and of its own for each home, because clusters of two
+/// homes may have the same name.
+fn run_directory(home: &Path, root: bool) -> PathBuf {
+    if !root {
+        return home.join("run");
+    }
+    if home == Path::new(ROOT_HOME) {
+        return PathBuf::from("/run/pintle");
+    }
+    // By components, so that `/a/b` and `/a//b/` are one home.
+    let normal: PathBuf = home.components().collect();
+    let digest = Sha256::digest(normal.as_os_str().as_encoded_bytes());
+    PathBuf::from(format!("/run/pintle-{}", hex::encode(&digest[..4])))
+}
+
 /// Names of all clusters below [`home`].
 pub fn clusters() -> Result<Vec<String>> {
     let Ok(entries) = fs::read_dir(home()?) else { return Ok(Vec::new()) };
@@ -210,5 +231,19 @@ mod tests {
             assert!(Layout::of(name).is_err(), "{name:?}");
         }
         assert!(Layout::of("default").is_ok());
+    }
+
+    #[test]
+    fn homes_do_not_share_a_run_directory_and_sockets_fit_into_their_paths() {
+        let run = |home: &str, root| run_directory(Path::new(home), root).display().to_string();
+        assert_eq!(run(ROOT_HOME, true), "/run/pintle");
+        assert_eq!(run("/home/me/pintle", false), "/home/me/pintle/run");
+        let (first, second) = (run("/srv/a", true), run("/srv/b", true));
+        assert!(first.starts_with("/run/pintle-") && first != second, "{first} {second}");
+        assert_eq!(first, run("/srv//a/", true));
+        let long = "x".repeat(4000);
+        let below = run_directory(Path::new(&format!("/{long}")), true).join("a".repeat(20)).join("w200");
+        let places = pintle_node::containerd::Layout::below(Path::new("/"), &below);
+        assert!(places.socket().as_os_str().len() <= 107 - ".ttrpc".len(), "{:?}", places.socket());
     }
 }

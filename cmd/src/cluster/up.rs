@@ -110,13 +110,14 @@ impl Up {
             bail!("real containers need root: run with sudo, or choose --runtime simulated");
         }
         let detail = if real { workers::preflight()? } else { "simulated workers: pods run nothing".to_owned() };
+        network::reserve(&self.layout, &state)?;
         self.layout.save(&state)?;
         self.progress.done(step, &detail);
         Ok(state)
     }
 
     fn plan(&self, args: &UpArgs, runtime: Runtime) -> Result<ClusterState> {
-        let network = if runtime == Runtime::Cri { Some(network::choose()?) } else { None };
+        let network = if runtime == Runtime::Cri { Some(network::choose(&self.layout)?) } else { None };
         let host = network.as_ref().map_or(Ipv4Addr::LOCALHOST, super::state::NetworkState::gateway);
         let mut ports = Ports::default();
         let preferred = |port| if args.port == 0 { 0 } else { port };
