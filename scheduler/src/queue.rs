@@ -4,7 +4,7 @@
 //! the pod comes back. Pure: time comes in as an argument. Bounded by the number of pods.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use pintle_base::clock::Instant;
@@ -66,7 +66,9 @@ pub struct Queue {
     profile: Arc<Profile>,
     entries: HashMap<String, Entry>,
     /// Uids in the order of the queue-sort plugin, by binary search.
-    active: Vec<String>,
+    active: VecDeque<String>,
+    /// By what helps them: an event costs as much as it wakes, however many pods wait for something else.
+    unschedulable: BTreeMap<ClusterEvent, BTreeMap<u64, String>>,
     backoff: BTreeMap<(Instant, u64), String>,
     in_flight: HashMap<String, InFlight>,
     sequence: u64,
@@ -77,7 +79,8 @@ impl Queue {
         Self {
             profile,
             entries: HashMap::new(),
-            active: Vec::new(),
+            active: VecDeque::new(),
+            unschedulable: BTreeMap::new(),
             backoff: BTreeMap::new(),
             in_flight: HashMap::new(),
             sequence: 0,
@@ -122,7 +125,7 @@ impl Queue {
         if self.active.is_empty() {
             self.cut_backoff_short();
         }
-        let uid = (!self.active.is_empty()).then(|| self.active.remove(0))?;
+        let uid = self.active.pop_front()?;
         let mut waiting = self.entries.remove(&uid)?.waiting;
         waiting.attempts = waiting.attempts.saturating_add(1);
         let flight = InFlight { waiting: waiting.clone(), events: ClusterEvent::empty(), gone: false };
@@ -166,23 +169,37 @@ impl Queue {
         for flight in self.in_flight.values_mut() {
             flight.events = flight.events | event;
         }
-        let helped = |entry: &Entry| entry.place == Place::Unschedulable && entry.waiting.helped_by.meets(event);
+        let helped = self.unschedulable.iter().filter(|(by, _)| by.meets(event)).flat_map(|(_, pods)| pods);
+        let helped = helped.map(|(order, uid)| (*order, uid.clone())).collect();
         self.wake_all(helped, now);
+    }
+
+    /// The pod may fit now, whatever it waits for.
+    pub fn retry(&mut self, uid: &str, now: Instant) {
+        if self.entries.get(uid).is_some_and(|entry| entry.place == Place::Unschedulable)
+            && let Some(entry) = self.take(uid)
+        {
+            self.wake(entry.waiting, now);
+        }
     }
 
     /// Wakes pods that have been unschedulable for very long.
     pub fn flush_unschedulable(&mut self, now: Instant) {
-        let old = |entry: &Entry| {
-            entry.place == Place::Unschedulable && now.duration_since(entry.waiting.since) > limits::UNSCHEDULABLE_MAX
+        let old = |uid: &String| {
+            let since = self.entries.get(uid).map(|entry| entry.waiting.since);
+            since.is_some_and(|since| now.duration_since(since) > limits::UNSCHEDULABLE_MAX)
         };
-        self.wake_all(old, now);
+        let pods = self.unschedulable.values().flatten().filter(|(_, uid)| old(uid));
+        let pods = pods.map(|(order, uid)| (*order, uid.clone())).collect();
+        self.wake_all(pods, now);
     }
 
     /// A new term begins: nothing is in flight any more, and every pod may be tried at once.
     pub fn restart(&mut self, now: Instant) {
         let flights: Vec<InFlight> = self.in_flight.drain().map(|(_, flight)| flight).collect();
         flights.into_iter().filter(|flight| !flight.gone).for_each(|flight| self.activate(flight.waiting));
-        self.wake_all(|entry| entry.place == Place::Unschedulable, now);
+        let all = self.unschedulable.values().flatten().map(|(order, uid)| (*order, uid.clone())).collect();
+        self.wake_all(all, now);
     }
 
     /// Pods to try now, in backoff, unschedulable, gated.
@@ -191,15 +208,10 @@ impl Queue {
         [of(Place::Active), of(Place::Backoff), of(Place::Unschedulable), of(Place::Gated)]
     }
 
-    fn wake_all(&mut self, which: impl Fn(&Entry) -> bool, now: Instant) {
-        let mut uids: Vec<(u64, String)> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| which(entry))
-            .map(|(uid, entry)| (entry.order, uid.clone()))
-            .collect();
-        uids.sort_unstable();
-        for (_, uid) in uids {
+    /// Wakes unschedulable pods, in the order they became so.
+    fn wake_all(&mut self, mut pods: Vec<(u64, String)>, now: Instant) {
+        pods.sort_unstable();
+        for (_, uid) in pods {
             if let Some(entry) = self.take(&uid) {
                 self.wake(entry.waiting, now);
             }
@@ -235,6 +247,10 @@ impl Queue {
     fn put(&mut self, waiting: Waiting, place: Place) {
         self.sequence += 1;
         let order = self.sequence;
+        if place == Place::Unschedulable {
+            let alike = self.unschedulable.entry(waiting.helped_by).or_default();
+            alike.insert(order, waiting.pod.uid.clone());
+        }
         self.entries.insert(waiting.pod.uid.clone(), Entry { waiting, place, order });
     }
 
@@ -245,8 +261,17 @@ impl Queue {
             self.active.remove(at);
         }
         let entry = self.entries.remove(uid)?;
-        if entry.place == Place::Backoff {
-            self.backoff.remove(&(entry.waiting.backoff_ends(), entry.order));
+        match entry.place {
+            Place::Backoff => drop(self.backoff.remove(&(entry.waiting.backoff_ends(), entry.order))),
+            Place::Unschedulable => {
+                if let Some(alike) = self.unschedulable.get_mut(&entry.waiting.helped_by) {
+                    alike.remove(&entry.order);
+                    if alike.is_empty() {
+                        self.unschedulable.remove(&entry.waiting.helped_by);
+                    }
+                }
+            }
+            Place::Active | Place::Gated => (),
         }
         Some(entry)
     }

@@ -3,7 +3,7 @@
 use std::ops::BitOr;
 
 /// A set of kinds of changes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterEvent(u16);
 
 impl ClusterEvent {
