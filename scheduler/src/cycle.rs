@@ -1,7 +1,7 @@
 //! One scheduling cycle: a pod and a snapshot in, a node or the reasons against all of them out. Pure.
 //!
-//! Flow: pre-filter → filter (a sample of nodes, starting where the last cycle ended) → post-filter if none fits, else
-//! pre-score → score → the best node, ties at random.
+//! Flow: pre-filter → filter (the promised node, else a sample of nodes, starting where the last cycle ended) → post-filter if
+//! none fits, else pre-score → score → the best node, ties at random.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pintle_base::rng;
 
-use crate::framework::{CycleState, Profile, Rejection};
+use crate::framework::{Attempt, CycleState, Preemption, Profile};
 use crate::limits;
 use crate::state::{NodeInfo, PodInfo, Snapshot};
 
@@ -23,7 +23,7 @@ pub struct Placement {
 }
 
 /// Why no node fits; shown as people know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Misfit {
     pub nodes: usize,
     /// Nodes per reason.
@@ -34,8 +34,10 @@ pub struct Misfit {
     pub outright: Option<String>,
     /// What became of the attempt to make room.
     pub attempt: Option<String>,
-    /// The node on which room is being made.
-    pub nominated: Option<String>,
+    /// How room is to be made.
+    pub preemption: Option<Preemption>,
+    /// No node can be made to fit: what the pod was promised before is void.
+    pub hopeless: bool,
 }
 
 impl fmt::Display for Misfit {
@@ -90,14 +92,14 @@ impl Cycle {
             return Err(Box::new(misfit));
         }
         let only = pre_filter(profile, snapshot, pod, state, &mut misfit)?;
-        let (feasible, evaluated) = self.find(profile, snapshot, pod, state, only.as_ref(), &mut misfit);
+        let only = only.as_ref();
+        if let Some(node) = promised(profile, snapshot, pod, state, only) {
+            return Ok(Placement { node, evaluated: 1, feasible: 1 });
+        }
+        let found = self.find(profile, snapshot, pod, state, only, &mut misfit);
+        let (feasible, evaluated) = (found.feasible, found.evaluated);
         if feasible.is_empty() {
-            for plugin in &profile.post_filter {
-                (misfit.nominated, misfit.attempt) = plugin.post_filter(state, pod, snapshot);
-                if misfit.nominated.is_some() {
-                    break;
-                }
-            }
+            make_room(profile, snapshot, pod, state, &found.crowded, &mut misfit);
             return Err(Box::new(misfit));
         }
         let best = if feasible.len() == 1 { 0 } else { choose(profile, snapshot, pod, state, &feasible) };
@@ -113,7 +115,7 @@ impl Cycle {
         (nodes * self.percentage.unwrap_or_else(adaptive) / 100).clamp(limits::MIN_FEASIBLE_NODES, nodes)
     }
 
-    /// Fitting nodes in the order they were found, and how many were looked at.
+    /// Looks for fitting nodes until there are enough.
     fn find(
         &mut self,
         profile: &Profile,
@@ -122,32 +124,81 @@ impl Cycle {
         state: &CycleState,
         only: Option<&BTreeSet<String>>,
         misfit: &mut Misfit,
-    ) -> (Vec<Arc<NodeInfo>>, usize) {
-        let (count, mut feasible, mut evaluated) = (snapshot.nodes.len(), Vec::new(), 0);
+    ) -> Found {
+        let (count, mut found) = (snapshot.nodes.len(), Found::default());
         let wanted = self.wanted(count);
         for step in 0..count {
-            let node = &snapshot.nodes[(self.start + step) % count];
-            evaluated += 1;
+            let at = (self.start + step) % count;
+            let node = &snapshot.nodes[at];
+            found.evaluated += 1;
             if only.is_some_and(|only| !only.contains(&node.name)) {
                 *misfit.reasons.entry("node(s) didn't satisfy plugin(s) [NodeAffinity]".to_owned()).or_insert(0) += 1;
                 misfit.rejected_by.insert("NodeAffinity");
                 continue;
             }
-            match filter(profile, state, pod, node) {
-                Ok(()) => feasible.push(Arc::clone(node)),
+            match profile.fits(state, pod, node, &snapshot.nominations.before(pod, &node.name)) {
+                Ok(()) => found.feasible.push(Arc::clone(node)),
                 Err((plugin, rejection)) => {
+                    if !rejection.unresolvable {
+                        found.crowded.push(at);
+                    }
                     misfit.rejected_by.insert(plugin);
                     for reason in rejection.reasons {
                         *misfit.reasons.entry(reason).or_insert(0) += 1;
                     }
                 }
             }
-            if feasible.len() >= wanted {
+            if found.feasible.len() >= wanted {
                 break;
             }
         }
-        self.start = (self.start + evaluated) % count;
-        (feasible, evaluated)
+        self.start = (self.start + found.evaluated) % count;
+        found
+    }
+}
+
+/// What a search found.
+#[derive(Default)]
+struct Found {
+    /// Fitting nodes in the order they were found.
+    feasible: Vec<Arc<NodeInfo>>,
+    /// Places of nodes that do not fit, but might with fewer pods.
+    crowded: Vec<usize>,
+    /// How many were looked at.
+    evaluated: usize,
+}
+
+/// The node on which room was made for the pod, if it fits there now.
+fn promised(
+    profile: &Profile,
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    state: &CycleState,
+    only: Option<&BTreeSet<String>>,
+) -> Option<String> {
+    let nomination = snapshot.nominations.get(&pod.uid)?;
+    let node = snapshot.get(&nomination.node).filter(|node| only.is_none_or(|only| only.contains(&node.name)))?;
+    profile.fits(state, pod, node, &snapshot.nominations.before(pod, &node.name)).ok().map(|()| node.name.clone())
+}
+
+/// Asks the post-filters, until one finds a way, how the pod could fit.
+fn make_room(
+    profile: &Profile,
+    snapshot: &Snapshot,
+    pod: &PodInfo,
+    state: &CycleState,
+    crowded: &[usize],
+    misfit: &mut Misfit,
+) {
+    for plugin in &profile.post_filter {
+        match plugin.post_filter(profile, state, pod, snapshot, crowded) {
+            Attempt::Declined(message) => misfit.attempt = Some(message),
+            Attempt::Failed(message) => (misfit.attempt, misfit.hopeless) = (Some(message), true),
+            Attempt::Found(preemption) => {
+                (misfit.attempt, misfit.hopeless, misfit.preemption) = (None, false, Some(preemption));
+                return;
+            }
+        }
     }
 }
 
@@ -177,18 +228,6 @@ fn pre_filter(
         }
     }
     Ok(only)
-}
-
-fn filter(
-    profile: &Profile,
-    state: &CycleState,
-    pod: &PodInfo,
-    node: &NodeInfo,
-) -> Result<(), (&'static str, Rejection)> {
-    profile
-        .filter
-        .iter()
-        .try_for_each(|plugin| plugin.filter(state, pod, node).map_err(|rejection| (plugin.name(), rejection)))
 }
 
 /// The index of the node with the highest sum of weighted scores.

@@ -1,7 +1,9 @@
 //! Pops pods, runs cycles, and sees the bindings through, while this server leads.
 //!
-//! Always holds: cycles run one after the other, bindings beside them in bounded number. A failed binding frees the node
-//! before the pod is tried again.
+//! Always holds: cycles run one after the other, bindings and preemptions beside them in bounded number. A failed binding
+//! frees the node before the pod is tried again; a pod that makes others go is not tried again before they were told.
+
+mod preempt;
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
@@ -30,9 +32,9 @@ pub(crate) struct Driver {
     reflectors: Reflectors,
     recorder: Recorder,
     shared: Shared,
+    lease: LeaderLease,
     percentage: Option<u8>,
 }
-    lease: LeaderLease,
 
 impl Driver {
     pub fn new(
@@ -160,18 +162,36 @@ impl Term {
             }
             Err(misfit) => {
                 tracing::debug!(pod = %pod.key, attempts, %misfit, "no node fits");
-                self.shared.with(|inner| {
-                    let plugins: Vec<&'static str> = misfit.rejected_by.iter().copied().collect();
-                    inner.queue.put_back_unschedulable(&pod.uid, &plugins, clock::now());
-                });
+                self.refuse(&pod, &misfit);
                 tasks.spawn(async move {
-                    term.tell_misfit(&pod, &misfit).await;
+                    match &misfit.preemption {
+                        Some(preemption) => term.preempt(&pod, &misfit, preemption).await,
+                        None => term.tell_misfit(&pod, &misfit, misfit.hopeless.then_some(None)).await,
+                    }
                     drop(permit);
                 });
             }
         }
         // A long run of pods must leave the thread to others now and then.
         tokio::task::yield_now().await;
+    }
+
+    /// Notes what a cycle without a node means for the next ones.
+    fn refuse(&self, pod: &Arc<PodInfo>, misfit: &Misfit) {
+        self.shared.with(|inner| match &misfit.preemption {
+            // It stays in flight until the others were told to go.
+            Some(preemption) => {
+                let victims = preemption.victims.iter().map(|victim| victim.uid.clone()).collect();
+                inner.cache.nominate(pod, &preemption.node, victims);
+            }
+            None => {
+                if misfit.hopeless {
+                    inner.cache.denominate(&pod.uid);
+                }
+                let plugins: Vec<&'static str> = misfit.rejected_by.iter().copied().collect();
+                inner.queue.put_back_unschedulable(&pod.uid, &plugins, clock::now());
+            }
+        });
     }
 
     /// The binding cycle, and what follows from how it ended.
@@ -239,20 +259,33 @@ impl Term {
         });
         let message = Chain(error).to_string();
         self.recorder.warning(reference(&*pod.pod), "FailedScheduling", message.clone());
-        self.set_condition(pod, "SchedulerError", message).await;
+        self.set_condition(pod, "SchedulerError", message, None).await;
     }
 
-    async fn tell_misfit(&self, pod: &PodInfo, misfit: &Misfit) {
+    async fn tell_misfit(&self, pod: &PodInfo, misfit: &Misfit, promise: Option<Option<&str>>) {
         let message = misfit.to_string();
         self.recorder.warning(reference(&*pod.pod), "FailedScheduling", message.clone());
-        self.set_condition(pod, "Unschedulable", message).await;
+        self.set_condition(pod, "Unschedulable", message, promise).await;
     }
 
-    /// Says in `PodScheduled` why the pod has no node; nothing is written if it says so already.
-    async fn set_condition(&self, pod: &PodInfo, reason: &str, message: String) {
-        let Some(condition) = scheduled_condition(&pod.pod, reason, message) else { return };
+    /// Says in `PodScheduled` why the pod has no node, and changes what it is promised if `promise` says what to; nothing is
+    /// written if the pod says so already.
+    async fn set_condition(&self, pod: &PodInfo, reason: &str, message: String, promise: Option<Option<&str>>) {
+        let condition = scheduled_condition(&pod.pod, reason, message);
+        let shown = pod.pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+        let promise = promise.filter(|promise| *promise != shown);
+        if condition.is_none() && promise.is_none() {
+            return;
+        }
+        let mut status = json!({});
+        if let Some(condition) = condition {
+            status["conditions"] = json!([condition]);
+        }
+        if let Some(promise) = promise {
+            status["nominatedNodeName"] = json!(promise);
+        }
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.key.namespace);
-        let patch = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}});
+        let patch = json!({"metadata": {"uid": pod.uid}, "status": status});
         if let Err(error) = api.patch_status(&pod.key.name, &PatchParams::default(), &Patch::Strategic(patch)).await {
             tracing::debug!(pod = %pod.key, error = %Chain(&error), "condition not written");
         }
@@ -302,3 +335,6 @@ fn scheduled_condition(pod: &Pod, reason: &str, message: String) -> Option<PodCo
         ..PodCondition::default()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ReplicationController, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use parking_lot::Mutex;
 use pintle_base::clock;
 use pintle_client::object::controller_of;
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::Options;
 use crate::framework::{ClusterEvent, Profile};
-use crate::plugins::SpreadDefaults;
+use crate::plugins::{Budget, Budgets, SpreadDefaults};
 use crate::queue::Queue;
 use crate::state::{Cache, PodInfo};
 
@@ -71,13 +72,13 @@ pub(crate) fn profile(reflectors: &Reflectors, options: &Options) -> Arc<Profile
         let key = |name: &str| Key::new(&pod.key.namespace, name);
         let own = match owner.map(|owner| (owner.kind.as_str(), key(&owner.name))) {
             Some(("ReplicaSet", key)) => {
-                replica_sets.get(&key).and_then(|set| set.spec.clone()).map(|spec| spec.selector)
+                replica_sets.get(&key).and_then(|set| set.spec.as_ref().map(|spec| spec.selector.clone()))
             }
             Some(("StatefulSet", key)) => {
-                stateful_sets.get(&key).and_then(|set| set.spec.clone()).map(|spec| spec.selector)
+                stateful_sets.get(&key).and_then(|set| set.spec.as_ref().map(|spec| spec.selector.clone()))
             }
             Some(("ReplicationController", key)) => {
-                let selector = controllers.get(&key).and_then(|rc| rc.spec.clone()).and_then(|spec| spec.selector);
+                let selector = controllers.get(&key).and_then(|rc| rc.spec.as_ref()?.selector.clone());
                 selector.map(|match_labels| k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector {
                     match_labels: Some(match_labels),
                     match_expressions: None,
@@ -90,7 +91,27 @@ pub(crate) fn profile(reflectors: &Reflectors, options: &Options) -> Arc<Profile
         }
         (!query.is_everything()).then_some(query)
     });
-    Arc::new(Profile::standard(&options.scheduler_name, defaults))
+    Arc::new(Profile::standard(&options.scheduler_name, defaults, budgets(reflectors)))
+}
+
+fn budgets(reflectors: &Reflectors) -> Budgets {
+    let budgets: SharedReflector<PodDisruptionBudget> = reflectors.of();
+    Budgets::new(move |namespace| budgets.in_namespace(namespace).iter().filter_map(|budget| read(budget)).collect())
+}
+
+/// A budget whose controller has not counted yet allows nothing.
+fn read(budget: &PodDisruptionBudget) -> Option<Budget> {
+    let selector = LabelQuery::compile(budget.spec.as_ref()?.selector.as_ref()).ok()?;
+    let status = budget.status.as_ref();
+    Some(Budget {
+        selector,
+        allowed: status.and_then(|status| status.disruptions_allowed).map_or(0, i64::from),
+        disrupted: status
+            .into_iter()
+            .flat_map(|status| status.disrupted_pods.iter().flatten())
+            .map(|(name, _)| name.clone())
+            .collect(),
+    })
 }
 
 /// Registers the handlers.
@@ -101,19 +122,29 @@ pub(crate) fn connect(reflectors: &Reflectors, shared: &Shared) {
         let labels = (!event.is_deleted()).then(|| meta.labels.clone().unwrap_or_default());
         sink.inner.lock().cache.set_namespace(meta.name.as_deref().unwrap_or_default(), labels);
     });
+    listen(&reflectors.of(), &reflectors.of(), shared);
+}
+
+/// Registers the handlers of nodes and pods.
+pub(crate) fn listen(nodes: &SharedReflector<Node>, pods: &SharedReflector<Pod>, shared: &Shared) {
     let sink = shared.clone();
-    reflectors.of::<Node>().on_event(move |event| on_node(&sink, event));
+    nodes.on_event(move |event| on_node(&sink, event));
     let sink = shared.clone();
-    reflectors.of::<Pod>().on_event(move |event| on_pod(&sink, event));
+    pods.on_event(move |event| on_pod(&sink, event));
 }
 
 fn on_node(shared: &Shared, event: &ObjectEvent<Node>) {
     let node = event.object();
+    let images = |node: &Node| node.status.as_ref().map(|status| status.images.clone());
     let change = match event {
         ObjectEvent::Added(_) => ClusterEvent::NODE_ADDED,
         ObjectEvent::Deleted(_) => ClusterEvent::NODE_GONE,
         ObjectEvent::Updated { old, new } => node_change(old, new),
     };
+    // Most changes of a node are heartbeats.
+    if change.is_empty() && matches!(event, ObjectEvent::Updated { old, new } if images(old) == images(new)) {
+        return;
+    }
     shared.with(|inner| {
         match event {
             ObjectEvent::Deleted(_) => inner.cache.remove_node(node.metadata.name.as_deref().unwrap_or_default()),
@@ -156,6 +187,18 @@ fn standing(shared: &Shared, pod: &Pod) -> Standing {
     }
 }
 
+/// True if the change of a pod that stays on its node matters to nobody here.
+fn is_idle(old: &Pod, new: &Pod) -> bool {
+    let started = |pod: &Pod| pod.status.as_ref().and_then(|status| status.start_time.clone());
+    let marks = |pod: &Pod| (pod.metadata.deletion_timestamp.clone(), started(pod));
+    marks(old) == marks(new) && old.metadata.labels == new.metadata.labels && old.spec == new.spec
+}
+
+/// The node on which the pod is promised room.
+fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|name| !name.is_empty())
+}
+
 fn on_pod(shared: &Shared, event: &ObjectEvent<Pod>) {
     let pod = event.object();
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -164,6 +207,16 @@ fn on_pod(shared: &Shared, event: &ObjectEvent<Pod>) {
         ObjectEvent::Added(_) => (Standing::Elsewhere, false),
         ObjectEvent::Updated { old, new } => (standing(shared, old), old.metadata.labels != new.metadata.labels),
         ObjectEvent::Deleted(old) => (standing(shared, old), false),
+    };
+    if let ObjectEvent::Updated { old, new } = event
+        && (before, after) == (Standing::Bound, Standing::Bound)
+        && is_idle(old, new)
+    {
+        return;
+    }
+    let promised = match event {
+        ObjectEvent::Updated { old, .. } => nominated(old),
+        ObjectEvent::Added(_) | ObjectEvent::Deleted(_) => None,
     };
     let now = clock::now();
     shared.with(|inner| {
@@ -174,7 +227,11 @@ fn on_pod(shared: &Shared, event: &ObjectEvent<Pod>) {
             }
             // Its binding is under way: the node comes with the next event.
             Standing::Pending if inner.cache.is_placed(uid) => (),
-            Standing::Pending => inner.queue.set(Arc::new(PodInfo::new(Arc::clone(pod))), now),
+            Standing::Pending => {
+                let info = Arc::new(PodInfo::new(Arc::clone(pod)));
+                inner.cache.show_nomination(&info, promised, nominated(pod));
+                inner.queue.set(info, now);
+            }
             Standing::Elsewhere => {
                 inner.queue.remove(uid);
                 inner.cache.remove_pod(uid);

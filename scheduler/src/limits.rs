@@ -37,3 +37,8 @@ pub const MAX_SCORE: i64 = 100;
 
 /// How often a waiting permit plugin is asked again.
 pub const PERMIT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Of how many nodes, in percent and at least, candidates are looked for when room must be made, as upstream: each is a dry run
+/// with all filters.
+pub const PREEMPTION_PERCENTAGE: usize = 10;
+pub const MIN_PREEMPTION_NODES: usize = 100;

@@ -1,5 +1,7 @@
 //! Scheduling cycles as scripts: nodes and pods as JSON fragments, placements and messages as text.
 
+mod preemption;
+
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -8,7 +10,7 @@ use pintle_client::LabelQuery;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::plugins::SpreadDefaults;
+use crate::plugins::{Budgets, SpreadDefaults};
 use crate::state::Cache;
 
 struct Cluster {
@@ -26,7 +28,11 @@ impl Cluster {
     }
 
     fn with_defaults(defaults: SpreadDefaults) -> Self {
-        let profile = Profile::standard("default-scheduler", defaults);
+        Self::with(defaults, Budgets::none())
+    }
+
+    fn with(defaults: SpreadDefaults, budgets: Budgets) -> Self {
+        let profile = Profile::standard("default-scheduler", defaults, budgets);
         Self { cache: Cache::default(), snapshot: Snapshot::default(), cycle: Cycle::new(None), profile, pods: 0 }
     }
 
@@ -69,7 +75,7 @@ impl Cluster {
                 self.cache.assume(&pod, &placement.node);
                 placement.node
             }
-            Err(misfit) => misfit.to_string(),
+            Err(misfit) => Misfit { attempt: None, ..*misfit }.to_string(),
         }
     }
 }

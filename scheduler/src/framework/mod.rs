@@ -24,16 +24,40 @@ use crate::state::{NodeInfo, PodInfo, Snapshot};
 /// What plugins of one cycle tell each other and themselves, from one point to the next.
 #[derive(Default)]
 pub struct CycleState {
-    values: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
+    values: HashMap<TypeId, Box<dyn Noted>>,
+}
+
+/// A value in a [`CycleState`]: of any type that can be copied.
+trait Noted: Any + Send + Sync {
+    fn copy(&self) -> Box<dyn Noted>;
+}
+
+impl<T: Any + Clone + Send + Sync> Noted for T {
+    fn copy(&self) -> Box<dyn Noted> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for CycleState {
+    fn clone(&self) -> Self {
+        // Of the value, not of its box, which can be copied as well.
+        Self { values: self.values.iter().map(|(id, value)| (*id, (**value).copy())).collect() }
+    }
 }
 
 impl CycleState {
-    pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
+    pub fn put<T: Any + Clone + Send + Sync>(&mut self, value: T) {
         self.values.insert(TypeId::of::<T>(), Box::new(value));
     }
 
-    pub fn get<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.values.get(&TypeId::of::<T>())?.downcast_ref()
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        let value: &dyn Any = &**self.values.get(&TypeId::of::<T>())?;
+        value.downcast_ref()
+    }
+
+    pub fn get_mut<T: Any>(&mut self) -> Option<&mut T> {
+        let value: &mut dyn Any = &mut **self.values.get_mut(&TypeId::of::<T>())?;
+        value.downcast_mut()
     }
 }
 
@@ -90,6 +114,9 @@ pub trait PreFilter: Plugin {
         pod: &PodInfo,
         snapshot: &Snapshot,
     ) -> Result<Option<BTreeSet<String>>, Rejection>;
+
+    /// Keeps what was noted right while `other` is put on `node` in thought (`by` is 1) or taken off it (-1).
+    fn moved(&self, _state: &mut CycleState, _pod: &PodInfo, _other: &PodInfo, _node: &NodeInfo, _by: i64) {}
 }
 
 /// Rules out one node.
@@ -99,10 +126,37 @@ pub trait Filter: Plugin {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection>;
 }
 
+/// How room can be made for a pod: who has to go where.
+#[derive(Clone, Debug)]
+pub struct Preemption {
+    pub node: String,
+    /// Pods on the node that must go, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Less important pods that were promised the node.
+    pub displaced: Vec<Arc<PodInfo>>,
+}
+
+/// What became of the attempt to make room.
+#[derive(Debug)]
+pub enum Attempt {
+    /// None was made: it is not allowed, or an earlier one is still under way.
+    Declined(String),
+    /// No node can be made to fit; an earlier promise is void.
+    Failed(String),
+    Found(Preemption),
+}
+
 /// Makes room when no node fits.
 pub trait PostFilter: Plugin {
-    /// The node that will have room soon, and what to tell about the attempt.
-    fn post_filter(&self, state: &CycleState, pod: &PodInfo, snapshot: &Snapshot) -> (Option<String>, Option<String>);
+    /// `candidates` are the places in the snapshot of those nodes on which fewer pods might help.
+    fn post_filter(
+        &self,
+        profile: &Profile,
+        state: &CycleState,
+        pod: &PodInfo,
+        snapshot: &Snapshot,
+        candidates: &[usize],
+    ) -> Attempt;
 }
 
 /// Looks at all nodes that fit before they are scored.

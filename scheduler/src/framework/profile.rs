@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    Bind, ClusterEvent, Filter, Permit, PostBind, PostFilter, PreBind, PreEnqueue, PreFilter, PreScore, QueueSort,
-    Reserve, Score,
+    Bind, ClusterEvent, CycleState, Filter, Permit, PostBind, PostFilter, PreBind, PreEnqueue, PreFilter, PreScore,
+    QueueSort, Rejection, Reserve, Score,
 };
 use crate::plugins;
+use crate::state::{NodeInfo, PodInfo};
 
 /// Which plugins run where. Filters and scores run in the order given; scores are multiplied by their weight.
 pub struct Profile {
@@ -28,8 +29,8 @@ pub struct Profile {
 
 impl Profile {
     /// Upstream's default profile, as far as its plugins exist here. `defaults` tells which pods belong together when a pod
-    /// has no spread constraints of its own.
-    pub fn standard(scheduler_name: &str, defaults: plugins::SpreadDefaults) -> Self {
+    /// has no spread constraints of its own, `budgets` how many pods of an application may be disrupted.
+    pub fn standard(scheduler_name: &str, defaults: plugins::SpreadDefaults, budgets: plugins::Budgets) -> Self {
         let fit = Arc::new(plugins::Fit);
         let ports = Arc::new(plugins::NodePorts);
         let affinity = Arc::new(plugins::NodeAffinity);
@@ -51,7 +52,7 @@ impl Profile {
                 spread.clone(),
                 pods.clone(),
             ],
-            post_filter: Vec::new(),
+            post_filter: vec![Arc::new(plugins::DefaultPreemption::new(budgets))],
             pre_score: vec![spread.clone(), pods.clone()],
             score: vec![
                 (3, taints),
@@ -68,6 +69,39 @@ impl Profile {
             bind: vec![Arc::new(plugins::DefaultBinder)],
             post_bind: Vec::new(),
         }
+    }
+
+    /// Whether `pod` fits on `node`, also when the pods that were promised room there (`nominated`) have come.
+    ///
+    /// # Errors
+    /// The plugin that rejects it, and why.
+    pub fn fits(
+        &self,
+        state: &CycleState,
+        pod: &PodInfo,
+        node: &NodeInfo,
+        nominated: &[Arc<PodInfo>],
+    ) -> Result<(), (&'static str, Rejection)> {
+        if !nominated.is_empty() {
+            let (mut full, mut later) = (node.clone(), state.clone());
+            for other in nominated {
+                self.moved(&mut later, pod, other, node, 1);
+                full.add(Arc::clone(other));
+            }
+            self.filter(&later, pod, &full)?;
+        }
+        // And without them: they may never come, and others may be needed for the pod to fit.
+        self.filter(state, pod, node)
+    }
+
+    /// Tells the plugins that `other` is put on `node` in thought, or taken off it.
+    pub fn moved(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64) {
+        self.pre_filter.iter().for_each(|plugin| plugin.moved(state, pod, other, node, by));
+    }
+
+    fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), (&'static str, Rejection)> {
+        let mut filters = self.filter.iter();
+        filters.try_for_each(|plugin| plugin.filter(state, pod, node).map_err(|why| (plugin.name(), why)))
     }
 
     /// The changes that may help a pod that the plugins named in `rejected_by` turned away.

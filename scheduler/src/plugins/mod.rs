@@ -6,6 +6,7 @@ mod binder;
 mod fit;
 mod images;
 mod pod_affinity;
+mod preemption;
 mod spread;
 mod taints;
 
@@ -15,6 +16,7 @@ pub use binder::DefaultBinder;
 pub use fit::{BalancedAllocation, Fit};
 pub use images::ImageLocality;
 pub use pod_affinity::InterPodAffinity;
+pub use preemption::{Budget, Budgets, DISRUPTION_TARGET, DefaultPreemption, PREEMPTED};
 pub use spread::{PodTopologySpread, SpreadDefaults};
 pub use taints::TaintToleration;
 

@@ -75,20 +75,42 @@ impl Plugin for PodTopologySpread {
     }
 }
 
-/// Matching pods per domain of each required constraint.
-struct Required(Vec<(SpreadConstraint, BTreeMap<String, i64>)>);
+/// The required constraints.
+#[derive(Clone)]
+struct Required(Vec<Domains>);
+
+/// Matching pods per domain of one constraint.
+#[derive(Clone)]
+struct Domains {
+    constraint: SpreadConstraint,
+    counts: BTreeMap<String, i64>,
+    /// The lowest of the counts; zero if there are fewer domains than asked for, because the missing ones are empty.
+    lowest: i64,
+}
+
+impl Domains {
+    fn find_lowest(&mut self) {
+        let enough = self.counts.len() >= self.constraint.min_domains;
+        self.lowest = self.counts.values().copied().min().filter(|_| enough).unwrap_or(0);
+    }
+}
+
+/// True if `node` is in the topologies of all constraints: a node outside one counts in none.
+fn is_inside(domains: &[Domains], node: &NodeInfo) -> bool {
+    domains.iter().all(|one| node.labels.contains_key(&one.constraint.topology_key))
+}
 
 fn counts(constraint: &SpreadConstraint, pod: &PodInfo, node: &NodeInfo) -> bool {
     (!constraint.honor_affinity || affinity::admits(pod, node))
         && (!constraint.honor_taints || taints::untolerated(pod, node).is_none())
 }
 
+fn is_alike(constraint: &SpreadConstraint, pod: &PodInfo, other: &PodInfo) -> bool {
+    !other.is_terminating() && other.key.namespace == pod.key.namespace && constraint.selector.matches(other.labels())
+}
+
 fn matching(constraint: &SpreadConstraint, pod: &PodInfo, node: &NodeInfo) -> i64 {
-    let alike = node.pods.iter().filter(|other| {
-        !other.is_terminating()
-            && other.key.namespace == pod.key.namespace
-            && constraint.selector.matches(other.labels())
-    });
+    let alike = node.pods.iter().filter(|other| is_alike(constraint, pod, other));
     i64::try_from(alike.count()).unwrap_or(i64::MAX)
 }
 
@@ -99,37 +121,51 @@ impl PreFilter for PodTopologySpread {
         pod: &PodInfo,
         snapshot: &Snapshot,
     ) -> Result<Option<BTreeSet<String>>, Rejection> {
-        let required: Vec<&SpreadConstraint> = pod.spread.iter().filter(|constraint| constraint.required).collect();
-        let mut found: Vec<_> = required.iter().map(|constraint| ((*constraint).clone(), BTreeMap::new())).collect();
-        for node in snapshot.nodes.iter().filter(|_| !required.is_empty()) {
-            if required.iter().any(|constraint| !node.labels.contains_key(&constraint.topology_key)) {
-                continue; // a node outside one topology counts in none
+        let required = pod.spread.iter().filter(|constraint| constraint.required);
+        let empty = |one: &SpreadConstraint| Domains { constraint: one.clone(), counts: BTreeMap::new(), lowest: 0 };
+        let mut found: Vec<Domains> = required.map(empty).collect();
+        let nodes = if found.is_empty() { &[][..] } else { &snapshot.nodes[..] };
+        for node in nodes {
+            if !is_inside(&found, node) {
+                continue;
             }
-            for (constraint, domains) in &mut found {
-                if let Some(domain) =
-                    node.labels.get(&constraint.topology_key).filter(|_| counts(constraint, pod, node))
-                {
+            for Domains { constraint, counts: domains, .. } in &mut found {
+                let domain = node.labels.get(&constraint.topology_key).filter(|_| counts(constraint, pod, node));
+                if let Some(domain) = domain {
                     *domains.entry(domain.clone()).or_insert(0) += matching(constraint, pod, node);
                 }
             }
         }
+        found.iter_mut().for_each(Domains::find_lowest);
         state.put(Required(found));
         Ok(None)
+    }
+
+    fn moved(&self, state: &mut CycleState, pod: &PodInfo, other: &PodInfo, node: &NodeInfo, by: i64) {
+        let Some(Required(domains)) = state.get_mut::<Required>() else { return };
+        if !is_inside(domains, node) {
+            return;
+        }
+        for one in domains {
+            let about = counts(&one.constraint, pod, node) && is_alike(&one.constraint, pod, other);
+            let domain = node.labels.get(&one.constraint.topology_key).filter(|_| about);
+            if let Some(count) = domain.and_then(|domain| one.counts.get_mut(domain)) {
+                *count += by;
+                one.find_lowest();
+            }
+        }
     }
 }
 
 impl Filter for PodTopologySpread {
     fn filter(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Result<(), Rejection> {
         const REASON: &str = "node(s) didn't match pod topology spread constraints";
-        for (constraint, domains) in state.get::<Required>().into_iter().flat_map(|required| &required.0) {
+        for Domains { constraint, counts, lowest } in state.get::<Required>().into_iter().flat_map(|all| &all.0) {
             let Some(domain) = node.labels.get(&constraint.topology_key) else {
                 return Err(Rejection::unresolvable(format!("{REASON} (missing required label)")));
             };
-            // With fewer domains than asked for, the missing ones count as empty.
-            let enough = domains.len() >= constraint.min_domains;
-            let lowest = domains.values().copied().min().filter(|_| enough).unwrap_or(0);
             let own = i64::from(constraint.selector.matches(pod.labels()));
-            if domains.get(domain).copied().unwrap_or(0) + own - lowest > constraint.max_skew {
+            if counts.get(domain).copied().unwrap_or(0) + own - lowest > constraint.max_skew {
                 return Err(Rejection::new(REASON));
             }
         }
@@ -138,6 +174,7 @@ impl Filter for PodTopologySpread {
 }
 
 /// What scoring needs: per constraint its weight and, unless the domain is the node itself, pods per domain.
+#[derive(Clone)]
 struct Preferred {
     constraints: Vec<(SpreadConstraint, f64, HashMap<String, i64>)>,
     /// True if a node must be in all topologies to be rated.
@@ -165,6 +202,9 @@ impl PreScore for PodTopologySpread {
             if key == HOST {
                 domains.clear(); // counted on the node when it is rated
                 continue;
+            }
+            if domains.is_empty() {
+                continue; // no node that fits is in such a domain
             }
             for node in snapshot.nodes.iter().filter(|node| counts(constraint, pod, node)) {
                 if let Some(count) = node.labels.get(key).and_then(|domain| domains.get_mut(domain)) {

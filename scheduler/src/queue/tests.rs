@@ -7,7 +7,7 @@ use pintle_base::clock;
 use serde_json::json;
 
 use super::*;
-use crate::plugins::SpreadDefaults;
+use crate::plugins::{Budgets, SpreadDefaults};
 
 struct World {
     queue: Queue,
@@ -27,10 +27,10 @@ fn pod(name: &str, flags: &[&str]) -> Arc<PodInfo> {
     Arc::new(PodInfo::new(Arc::new(pod)))
 }
 
-/// Lines: `set NAME flags`, `remove NAME`, `pop`, `full NAME` (no node: Insufficient), `error NAME`, `done NAME`,
-/// `gone` (a pod left a node), `labels` (a node's labels changed), `wait MS`, `flush`, `restart`, `counts`.
+/// Lines: `set NAME flags`, `remove NAME`, `pop`, `full NAME` (no node: Insufficient), `stuck NAME` (only a new node can
+/// help), `error NAME`, `done NAME`, `retry NAME`, `gone` (a pod left a node), `labels` (a node's labels changed), `wait MS`, `flush`, `restart`, `counts`.
 fn run(script: &str) -> String {
-    let profile = Arc::new(Profile::standard("default-scheduler", SpreadDefaults::none()));
+    let profile = Arc::new(Profile::standard("default-scheduler", SpreadDefaults::none(), Budgets::none()));
     let mut world = World { queue: Queue::new(profile), start: clock::now(), millis: 0, out: Vec::new() };
     script.split(';').map(str::trim).for_each(|line| world.line(line));
     world.out.join(" ")
@@ -53,6 +53,8 @@ impl World {
             ["gone"] => self.queue.on_event(ClusterEvent::POD_GONE, now),
             ["labels"] => self.queue.on_event(ClusterEvent::NODE_LABELS, now),
             ["wait", millis] => self.millis += millis.parse::<u64>().expect("millis"),
+            ["retry", name] => self.queue.retry(name, now),
+            ["stuck", name] => self.queue.put_back_unschedulable(name, &["NodeName"], now),
             ["flush"] => self.queue.flush_unschedulable(now),
             ["restart"] => self.queue.restart(now),
             ["counts"] => self.out.push(format!("{:?}", self.queue.counts())),
@@ -75,6 +77,17 @@ fn pods_come_by_priority_and_then_by_age() {
 fn an_unschedulable_pod_waits_for_a_change_that_may_help_it() {
     check("set a; pop; full a; pop; labels; pop; counts", "a - - [0, 0, 1, 0]");
     check("set a; pop; full a; wait 2000; gone; pop", "a a");
+}
+
+#[test]
+fn an_event_wakes_those_it_may_help_in_their_order_and_no_others() {
+    check("set a; set b; set c; pop; pop; pop; full c; stuck b; full a; wait 2000; gone; pop; pop; pop", "a b c c a -");
+    check("set a; set b; pop; pop; full a; stuck b; remove a; gone; counts", "a b [0, 0, 1, 0]");
+}
+
+#[test]
+fn a_pod_can_be_woken_whatever_it_waits_for() {
+    check("set a; pop; stuck a; gone; pop; wait 2000; retry a; pop; retry a; pop", "a - a -");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 //! Always holds: a pod counts on exactly one node; an assumed pod counts until the watch confirms it or the binding is
 //! known to have failed. A snapshot does not change while it is used.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Node;
 use pintle_base::clock::{self, Instant};
 
 use super::node::NodeInfo;
+use super::nominations::{Nomination, Nominations};
 use super::pod::PodInfo;
 use crate::limits;
 
@@ -32,6 +33,7 @@ pub struct Cache {
     image_nodes: HashMap<String, usize>,
     images_changed: bool,
     namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    nominations: Arc<Nominations>,
 }
 
 /// A node's information; `exists` is false while only pods of it are known.
@@ -45,14 +47,37 @@ struct Slot {
 pub struct Snapshot {
     pub nodes: Vec<Arc<NodeInfo>>,
     index: HashMap<String, usize>,
+    /// Places of the nodes with pods that have pod (anti-)affinity.
+    affine: BTreeSet<usize>,
     pub image_nodes: HashMap<String, usize>,
     /// The labels of each namespace.
     pub namespaces: Arc<BTreeMap<String, BTreeMap<String, String>>>,
+    /// Which pods were promised room.
+    pub nominations: Arc<Nominations>,
 }
 
 impl Snapshot {
     pub fn get(&self, name: &str) -> Option<&Arc<NodeInfo>> {
         self.index.get(name).map(|at| &self.nodes[*at])
+    }
+
+    /// Where the node called `name` is in [`nodes`](Self::nodes).
+    pub fn place_of(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// The nodes with pods that have pod (anti-)affinity: most clusters have few.
+    pub fn affine_nodes(&self) -> impl Iterator<Item = &Arc<NodeInfo>> {
+        self.affine.iter().map(|at| &self.nodes[*at])
+    }
+
+    fn put(&mut self, at: usize, info: &Arc<NodeInfo>) {
+        self.nodes[at] = Arc::clone(info);
+        if info.with_affinity.is_empty() {
+            self.affine.remove(&at);
+        } else {
+            self.affine.insert(at);
+        }
     }
 }
 
@@ -61,18 +86,21 @@ impl Cache {
         let name = node.metadata.name.clone().unwrap_or_default();
         let slot = self.nodes.entry(name.clone()).or_insert_with(empty_slot);
         let before = (slot.exists, slot.info.zone().to_owned());
-        count_images(&mut self.image_nodes, &slot.info, false);
+        let images = Arc::clone(&slot.info.images);
         Arc::make_mut(&mut slot.info).set_node(node);
         slot.exists = true;
-        count_images(&mut self.image_nodes, &slot.info, true);
+        if !Arc::ptr_eq(&images, &slot.info.images) {
+            count_images(&mut self.image_nodes, &images, false);
+            count_images(&mut self.image_nodes, &slot.info.images, true);
+            self.images_changed = true;
+        }
         self.reordered |= before != (true, slot.info.zone().to_owned());
-        self.images_changed = true;
         self.changed.insert(name);
     }
 
     pub fn remove_node(&mut self, name: &str) {
         let Some(slot) = self.nodes.get_mut(name) else { return };
-        count_images(&mut self.image_nodes, &slot.info, false);
+        count_images(&mut self.image_nodes, &slot.info.images, false);
         self.reordered = true;
         if slot.info.pods.is_empty() {
             self.nodes.remove(name);
@@ -98,17 +126,43 @@ impl Cache {
         let node = node.to_owned();
         self.take(&pod.uid);
         self.put(Arc::clone(pod), node, None);
+        self.denominate(&pod.uid);
     }
 
     /// The watch shows that `pod` is gone, or has ended.
     pub fn remove_pod(&mut self, uid: &str) {
         self.take(uid);
+        self.denominate(uid);
+    }
+
+    /// Promises `pod` room on `node`; `victims` are the uids of the pods that go for it.
+    pub fn nominate(&mut self, pod: &Arc<PodInfo>, node: &str, victims: BTreeSet<String>) {
+        let nomination = Nomination { pod: Arc::clone(pod), node: node.to_owned(), victims };
+        Arc::make_mut(&mut self.nominations).set(nomination);
+    }
+
+    /// The promise to the pod is void or kept.
+    pub fn denominate(&mut self, uid: &str) {
+        if self.nominations.get(uid).is_some() {
+            Arc::make_mut(&mut self.nominations).remove(uid);
+        }
+    }
+
+    /// Takes over what the API says the pod was promised. What this process decided and the API does not show yet stays.
+    pub fn show_nomination(&mut self, pod: &Arc<PodInfo>, before: Option<&str>, now: Option<&str>) {
+        let known = self.nominations.get(&pod.uid).map(|known| known.node.as_str());
+        match now {
+            Some(node) if known != Some(node) => self.nominate(pod, node, BTreeSet::new()),
+            None if before.is_some() => self.denominate(&pod.uid),
+            _ => (),
+        }
     }
 
     /// Counts `pod` on `node` before it is bound.
     pub fn assume(&mut self, pod: &Arc<PodInfo>, node: &str) {
         self.take(&pod.uid);
         self.put(Arc::clone(pod), node.to_owned(), Some(None));
+        self.denominate(&pod.uid);
     }
 
     /// The binding of an assumed pod was acknowledged.
@@ -172,7 +226,8 @@ impl Cache {
         } else {
             for name in &self.changed {
                 if let (Some(at), Some(slot)) = (snapshot.index.get(name), self.nodes.get(name)) {
-                    snapshot.nodes[*at] = Arc::clone(&slot.info);
+                    let at = *at;
+                    snapshot.put(at, &slot.info);
                 }
             }
         }
@@ -180,6 +235,7 @@ impl Cache {
             snapshot.image_nodes.clone_from(&self.image_nodes);
         }
         snapshot.namespaces = Arc::clone(&self.namespaces);
+        snapshot.nominations = Arc::clone(&self.nominations);
         self.changed.clear();
         (self.reordered, self.images_changed) = (false, false);
     }
@@ -200,7 +256,9 @@ impl Cache {
         let rounds = zones.values().map(Vec::len).max().unwrap_or(0);
         let order = (0..rounds).flat_map(|round| zones.values().filter_map(move |nodes| nodes.get(round).copied()));
         snapshot.nodes = order.cloned().collect();
-        snapshot.index = snapshot.nodes.iter().enumerate().map(|(at, node)| (node.name.clone(), at)).collect();
+        let places = snapshot.nodes.iter().enumerate();
+        snapshot.index = places.clone().map(|(at, node)| (node.name.clone(), at)).collect();
+        snapshot.affine = places.filter(|(_, node)| !node.with_affinity.is_empty()).map(|(at, _)| at).collect();
     }
 }
 
@@ -208,8 +266,8 @@ fn empty_slot() -> Slot {
     Slot { info: Arc::default(), exists: false }
 }
 
-fn count_images(counts: &mut HashMap<String, usize>, info: &NodeInfo, add: bool) {
-    for image in info.images.keys() {
+fn count_images(counts: &mut HashMap<String, usize>, images: &HashMap<String, i64>, add: bool) {
+    for image in images.keys() {
         let count = counts.entry(image.clone()).or_default();
         *count = if add { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
@@ -288,6 +346,47 @@ mod tests {
         assert_eq!(used(&snapshot, "n1"), -1);
         cache.remove_pod("a");
         assert!(cache.nodes.is_empty());
+    }
+
+    #[test]
+    fn a_promise_holds_until_the_pod_is_placed_or_the_api_takes_it_back() {
+        let mut cache = Cache::default();
+        let pod = pod("a", "");
+        let node = |cache: &Cache| cache.nominations.get("a").map(|nomination| nomination.node.clone());
+        cache.nominate(&pod, "n1", ["v".to_owned()].into());
+        cache.show_nomination(&pod, None, None);
+        assert_eq!(node(&cache).as_deref(), Some("n1"), "the API does not show it yet");
+        cache.show_nomination(&pod, None, Some("n1"));
+        assert_eq!(cache.nominations.get("a").map(|nomination| nomination.victims.len()), Some(1));
+        cache.show_nomination(&pod, Some("n1"), Some("n2"));
+        assert_eq!(node(&cache).as_deref(), Some("n2"), "another scheduler process decided");
+        cache.show_nomination(&pod, Some("n2"), None);
+        assert_eq!(node(&cache), None);
+        cache.nominate(&pod, "n1", BTreeSet::new());
+        cache.assume(&pod, "n1");
+        assert_eq!(node(&cache), None);
+    }
+
+    #[test]
+    fn nodes_with_affinity_are_known_without_a_look_at_all() {
+        let (mut cache, mut snapshot) = (Cache::default(), Snapshot::default());
+        ["n1", "n2"].iter().for_each(|name| cache.set_node(&node(name, "")));
+        cache.refresh(&mut snapshot);
+        let term = json!([{"topologyKey": "zone", "labelSelector": {}}]);
+        let affinity = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term}});
+        let value = json!({"metadata": {"name": "a", "uid": "a"},
+            "spec": {"nodeName": "n2", "containers": [], "affinity": affinity}});
+        let pod: Pod = serde_json::from_value(value).expect("pod");
+        cache.set_pod(&Arc::new(PodInfo::new(Arc::new(pod))));
+        cache.refresh(&mut snapshot);
+        let names = |snapshot: &Snapshot| snapshot.affine_nodes().map(|node| node.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&snapshot), ["n2"]);
+        cache.set_node(&node("n0", ""));
+        cache.refresh(&mut snapshot);
+        assert_eq!(names(&snapshot), ["n2"], "places move when nodes come");
+        cache.remove_pod("a");
+        cache.refresh(&mut snapshot);
+        assert!(names(&snapshot).is_empty());
     }
 
     #[test]

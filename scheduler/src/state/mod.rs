@@ -2,12 +2,14 @@
 
 mod cache;
 mod node;
+mod nominations;
 mod pod;
 mod resources;
 mod selectors;
 
 pub use cache::{Cache, Snapshot};
 pub use node::NodeInfo;
+pub use nominations::{Nomination, Nominations};
 pub use pod::{AffinityTerm, HostPort, PodInfo, SpreadConstraint, WeightedTerm};
 pub use resources::Resources;
 pub use selectors::{NodeQuery, tolerates};

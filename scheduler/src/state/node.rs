@@ -14,7 +14,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     pub taints: Vec<Taint>,
     pub unschedulable: bool,
     pub allocatable: Resources,
@@ -24,18 +24,18 @@ pub struct NodeInfo {
     pub pods: Vec<Arc<PodInfo>>,
     /// Those of `pods` that have pod (anti-)affinity.
     pub with_affinity: Vec<Arc<PodInfo>>,
-    pub images: HashMap<String, i64>,
+    pub images: Arc<HashMap<String, i64>>,
 }
 
 impl NodeInfo {
     pub(super) fn set_node(&mut self, node: &Node) {
         let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
         self.name = node.metadata.name.clone().unwrap_or_default();
-        self.labels = node.metadata.labels.clone().unwrap_or_default();
+        self.labels = Arc::new(node.metadata.labels.clone().unwrap_or_default());
         self.taints = spec.and_then(|spec| spec.taints.clone()).unwrap_or_default();
         self.unschedulable = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
         self.allocatable = Resources::read(status.and_then(|status| status.allocatable.as_ref()));
-        self.images = status
+        let images: HashMap<String, i64> = status
             .into_iter()
             .flat_map(|status| status.images.iter().flatten())
             .flat_map(|image| {
@@ -43,6 +43,9 @@ impl NodeInfo {
                 image.names.iter().flatten().map(move |name| (name.clone(), size))
             })
             .collect();
+        if *self.images != images {
+            self.images = Arc::new(images);
+        }
     }
 
     /// The node's failure domain; nodes without one share the empty one.
@@ -50,7 +53,7 @@ impl NodeInfo {
         self.labels.get(ZONE).map(String::as_str).unwrap_or_default()
     }
 
-    pub(super) fn add(&mut self, pod: Arc<PodInfo>) {
+    pub(crate) fn add(&mut self, pod: Arc<PodInfo>) {
         self.requested.add(&pod.requests);
         self.estimated.0 = self.estimated.0.saturating_add(pod.estimate.0);
         self.estimated.1 = self.estimated.1.saturating_add(pod.estimate.1);
@@ -60,7 +63,7 @@ impl NodeInfo {
         self.pods.push(pod);
     }
 
-    pub(super) fn remove(&mut self, uid: &str) {
+    pub(crate) fn remove(&mut self, uid: &str) {
         let Some(at) = self.pods.iter().position(|pod| pod.uid == uid) else { return };
         let pod = self.pods.swap_remove(at);
         self.with_affinity.retain(|other| other.uid != uid);
