@@ -5,9 +5,6 @@
 //! the types of their [`schema`]; everything behind that point may rely on it, and panics on nothing all the same.
 //! Layer 1: pure functions over values; no I/O, no clock, no tasks. Imports `base` only.
 
-// A `Status` is what a request ends with; it is returned once and never on a hot path.
-#![allow(clippy::result_large_err)]
-
 pub mod codec;
 pub mod defaults;
 pub mod discovery;

@@ -4,9 +4,6 @@
 //! → `admission` → [`registry`] → `storage` → store. Reads and watches come from [`cache`], at a stated revision.
 //! I2: only this crate and `cmd` link the store. I11: bounds are in [`limits`]. I13: default-deny.
 
-// `Status` is both the error of every operation and the answer to the client: boxing it would only move the cost.
-#![allow(clippy::result_large_err)]
-
 pub mod limits;
 pub mod types;
 

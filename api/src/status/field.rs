@@ -102,14 +102,14 @@ impl ErrorKind {
 pub struct FieldError {
     pub kind: ErrorKind,
     pub field: String,
-    /// The value that was refused; `None` where the text does not repeat it.
-    pub bad: Option<Value>,
+    /// The value that was refused; `None` where the text does not repeat it. Boxed, for this is an error's type.
+    pub bad: Option<Box<Value>>,
     pub detail: String,
 }
 
 impl FieldError {
     fn new(kind: ErrorKind, path: &Path, bad: Option<Value>, detail: impl Into<String>) -> Self {
-        Self { kind, field: path.0.clone(), bad, detail: detail.into() }
+        Self { kind, field: path.0.clone(), bad: bad.map(Box::new), detail: detail.into() }
     }
 
     pub fn required(path: &Path, detail: impl Into<String>) -> Self {
@@ -168,7 +168,7 @@ impl FieldError {
     /// The text without the field: `Invalid value: "x": why`.
     pub fn body(&self) -> String {
         let mut body = self.kind.title().to_owned();
-        match &self.bad {
+        match self.bad.as_deref() {
             None => {}
             Some(Value::String(text)) => body.push_str(&format!(": {}", quote(text))),
             Some(value) => body.push_str(&format!(": {value}")),

@@ -90,19 +90,21 @@ pub struct ListMeta {
 }
 
 /// The answer to a request that failed, or that succeeded with nothing to show.
+///
+/// It is the error of nearly every operation: what few of them set is boxed, so that results stay small.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Status {
     pub kind: String,
     pub api_version: String,
-    pub metadata: ListMeta,
+    pub metadata: Box<ListMeta>,
     pub status: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
     #[serde(skip_serializing_if = "Reason::is_unknown")]
     pub reason: Reason,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<Details>,
+    pub details: Option<Box<Details>>,
     #[serde(skip_serializing_if = "is_no_code")]
     pub code: u16,
 }
@@ -116,7 +118,7 @@ impl Default for Status {
         Self {
             kind: "Status".into(),
             api_version: "v1".into(),
-            metadata: ListMeta::default(),
+            metadata: Box::default(),
             status: String::new(),
             message: String::new(),
             reason: Reason::Unknown,
@@ -150,14 +152,14 @@ impl Status {
 
     #[must_use]
     fn about(mut self, details: Details) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
     /// The answer to a deletion that is complete.
     pub fn success(group: &str, resource: &str, name: &str, uid: &str) -> Self {
         let details = Details { uid: uid.into(), ..details(group, resource, name) };
-        Self { status: "Success".into(), details: Some(details), ..Self::default() }
+        Self { status: "Success".into(), ..Self::default() }.about(details)
     }
 
     /// A plain success, as subresources without an object answer (binding, eviction).
@@ -451,6 +453,11 @@ mod tests {
         assert_eq!(back, status);
         let foreign: Status = serde_json::from_value(json!({"reason": "Teapot", "code": 418})).expect("unknown reason");
         assert_eq!((foreign.reason, foreign.code), (Reason::Unknown, 418));
+    }
+
+    #[test]
+    fn results_stay_small() {
+        assert!(std::mem::size_of::<Status>() < 128);
     }
 
     #[test]

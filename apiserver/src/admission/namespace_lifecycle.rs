@@ -1,7 +1,7 @@
 //! NamespaceLifecycle: nothing is created where there is no namespace, or in one that is being emptied; three namespaces
 //! cannot be deleted.
 
-use pintle_api::status::{Cause, Details, Status};
+use pintle_api::status::{Cause, Status};
 
 use super::{Chain, forbidden};
 use crate::authz::live::{NAMESPACES, get_or_fresh, is_terminating, text};
@@ -29,7 +29,7 @@ async fn into_live_namespace(chain: &Chain, review: &Review<'_>) -> Result<(), S
     }
     let why = format!("unable to create new content in namespace {name} because it is being terminated");
     let mut status = forbidden(review, &why);
-    status.details.get_or_insert_with(Details::default).causes.push(Cause {
+    status.details.get_or_insert_default().causes.push(Cause {
         reason: "NamespaceTerminating".into(),
         message: format!("namespace {name} is being terminated"),
         field: "metadata.namespace".into(),
