@@ -8,6 +8,7 @@ pub(crate) mod escalation;
 pub(crate) mod live;
 pub(crate) mod node;
 pub(crate) mod rbac;
+pub(crate) mod references;
 pub mod rules;
 
 use std::sync::Arc;

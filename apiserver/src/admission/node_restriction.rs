@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::{Chain, forbidden, is_mirror_pod};
 use crate::authz::live::name_of;
 use crate::authz::node::{self, bound_to};
+use crate::authz::references::{self, Reference};
 use crate::types::{Operation, Review};
 
 /// Labels in the Kubernetes domains that a node may set on itself.
@@ -60,7 +61,19 @@ fn check_pod(node: &str, review: &Review<'_>) -> Result<(), Status> {
     if !bound_to(&review.object, node) {
         return Err(forbidden(review, &format!("node {node:?} can only create pods with spec.nodeName set to itself")));
     }
-    Ok(())
+    // What a pod names its node may read: a node must not choose that by itself.
+    match references::of(&review.object).next() {
+        None => Ok(()),
+        Some((reference, _)) => {
+            let what = match reference {
+                Reference::ServiceAccount => "a service account",
+                Reference::Secret => "secrets",
+                Reference::ConfigMap => "configmaps",
+                Reference::Claim => "persistentvolumeclaims",
+            };
+            Err(forbidden(review, &format!("node {node:?} can not create pods that reference {what}")))
+        }
+    }
 }
 
 fn check_pod_status(node: &str, review: &Review<'_>) -> Result<(), Status> {
@@ -190,6 +203,29 @@ mod tests {
         assert!(run("nodes", "", tainted(json!([{"key": "a"}])), None).is_ok());
         assert!(run("nodes", "", tainted(json!([])), Some(tainted(json!([{"key": "a"}])))).is_err());
         assert!(run("nodes", "", tainted(json!([])), Some(tainted(Value::Null))).is_ok());
+    }
+
+    #[test]
+    fn a_mirror_pod_names_nothing_that_its_node_could_then_read() {
+        use crate::authz::live::PODS;
+        use crate::authz::rules::Action;
+        for (reference, spec) in references::tests::examples() {
+            let mirror = json!({"kubernetes.io/config.mirror": "x"});
+            let mut pod = json!({"metadata": {"name": "p", "namespace": "a", "annotations": mirror}, "spec": spec});
+            pod["spec"]["nodeName"] = json!("n1");
+            let (resource, what) = match reference {
+                Reference::Secret => ("secrets", "secrets"),
+                Reference::ConfigMap => ("configmaps", "configmaps"),
+                Reference::Claim => ("persistentvolumeclaims", "persistentvolumeclaims"),
+                Reference::ServiceAccount => ("serviceaccounts", "a service account"),
+            };
+            let name = if pod.pointer("/spec/volumes/0/ephemeral").is_some() { "p-x" } else { "x" };
+            let action = Action { verb: "get", resource, namespace: "a", name, ..Action::default() };
+            assert!(node::allows(&Fixed::default().with(PODS, pod.clone()), "n1", &action), "{pod}");
+            let refused = run("pods", "", pod.clone(), None).expect_err("refused");
+            let why = format!(r#"pods "p" is forbidden: node "n1" can not create pods that reference {what}"#);
+            assert_eq!(refused.message, why, "{pod}");
+        }
     }
 
     #[test]

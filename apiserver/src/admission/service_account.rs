@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Chain, child, forbidden, is_mirror_pod, list};
 use crate::authz::live::{SERVICE_ACCOUNTS, get_or_fresh, items, text};
+use crate::authz::references::{self, Reference};
 use crate::types::Review;
 
 const DEFAULT: &str = "default";
@@ -48,16 +49,22 @@ pub(super) async fn admit(chain: &Chain, review: &mut Review<'_>) -> Result<(), 
     Ok(())
 }
 
+/// Whoever reports it, a mirror pod has no identity of its own and gets at no secret.
 fn check_mirror(review: &Review<'_>) -> Result<(), Status> {
-    if !text(&review.object, "/spec/serviceAccountName").is_empty() {
-        return Err(forbidden(review, "a mirror pod may not reference service accounts"));
+    for (reference, _) in references::of(&review.object) {
+        match reference {
+            Reference::ServiceAccount => {
+                return Err(forbidden(review, "a mirror pod may not reference service accounts"));
+            }
+            Reference::Secret => return Err(forbidden(review, "a mirror pod may not reference secrets")),
+            Reference::ConfigMap | Reference::Claim => (),
+        }
     }
-    let secret = items(&review.object, "/spec/volumes").any(|volume| {
-        volume.get("secret").is_some_and(|secret| !secret.is_null())
-            || items(volume, "/projected/sources").any(|source| source.get("serviceAccountToken").is_some())
-    });
-    if secret {
-        return Err(forbidden(review, "a mirror pod may not reference secrets"));
+    let token = items(&review.object, "/spec/volumes")
+        .flat_map(|volume| items(volume, "/projected/sources"))
+        .any(|source| source.get("serviceAccountToken").is_some_and(|token| !token.is_null()));
+    if token {
+        return Err(forbidden(review, "a mirror pod may not use service account token volume projections"));
     }
     Ok(())
 }
@@ -208,6 +215,28 @@ mod tests {
         }
         let loud = json!({"containers": [{}], "serviceAccountName": "quiet", "automountServiceAccountToken": true});
         assert!(admitted(loud).await.expect("ok").get("volumes").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_mirror_pod_has_no_identity_and_no_secrets() {
+        let mirrored = async |spec: Value| {
+            let annotations = json!({"kubernetes.io/config.mirror": "x"});
+            let metadata = json!({"namespace": "a", "name": "p", "annotations": annotations});
+            let (pod, user) = (json!({"metadata": metadata, "spec": spec}), UserInfo::internal());
+            admit(&chain(live()), &mut creation(kind("", "pods"), &pod, &user)).await
+        };
+        for (reference, spec) in references::tests::examples() {
+            let want = match reference {
+                Reference::ServiceAccount => Some("a mirror pod may not reference service accounts"),
+                Reference::Secret => Some("a mirror pod may not reference secrets"),
+                Reference::ConfigMap | Reference::Claim => None,
+            };
+            let got = mirrored(spec.clone()).await.err().map(|status| status.message.clone());
+            assert_eq!(got, want.map(|why| format!(r#"pods "p" is forbidden: {why}"#)), "{spec}");
+        }
+        let token = json!({"volumes": [{"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]});
+        let refused = mirrored(token).await.expect_err("refused");
+        assert!(refused.message.ends_with("may not use service account token volume projections"), "{refused}");
     }
 
     #[tokio::test]

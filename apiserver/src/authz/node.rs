@@ -6,7 +6,10 @@
 
 use serde_json::Value;
 
-use super::live::{CLAIMS, Live, PODS, VOLUMES, items, name_of, namespace_of, text};
+use pintle_api::selector::Fields;
+
+use super::live::{CLAIMS, Live, PODS, VOLUMES, name_of, text};
+use super::references::{self, Reference};
 use super::rules::Action;
 use crate::types::UserInfo;
 
@@ -31,14 +34,6 @@ enum Scope {
     Referenced(Reference),
     /// A volume bound to a claim of a pod bound to the node.
     ClaimedVolume,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reference {
-    Secret,
-    ConfigMap,
-    Claim,
-    ServiceAccount,
 }
 
 impl Reference {
@@ -122,7 +117,7 @@ fn in_scope(live: &dyn Live, scope: Scope, node: &str, action: &Action<'_>) -> b
                 && (action.name == node || (action.verb == "create" && action.name.is_empty()))
         }
         Scope::OwnPod => live.get(PODS, action.namespace, action.name).is_some_and(|pod| bound_to(&pod, node)),
-        Scope::SelectedPods => selected_node(action.field_selector) == Some(node),
+        Scope::SelectedPods => selects_pods_of(node, action.field_selector),
         Scope::Referenced(reference) => {
             !action.name.is_empty()
                 && !action.namespace.is_empty()
@@ -145,68 +140,16 @@ fn claimed(live: &dyn Live, node: &str, volume: &str) -> bool {
     bound && live.pod_on(node, namespace, "", &|pod| refers(pod, Reference::Claim, claim))
 }
 
-/// The node that `spec.nodeName=...` in a field selector asks for.
-fn selected_node(selector: &str) -> Option<&str> {
-    selector.split(',').find_map(|term| {
-        let value = term.trim().strip_prefix("spec.nodeName=")?;
-        Some(value.strip_prefix('=').unwrap_or(value).trim())
-    })
+/// True if the field selector selects pods of `node` only. Parsed as it will be when it selects: its text may hold
+/// `spec.nodeName=` inside an escaped value.
+fn selects_pods_of(node: &str, selector: &str) -> bool {
+    let Some(pods) = PODS.kind() else { return false };
+    Fields::parse(pods, selector).is_ok_and(|fields| fields.exact("spec.nodeName") == Some(node))
 }
 
-/// True if the pod names the object. Containers of all three lists count, so do volumes and pull secrets.
+/// True if the pod names the object.
 fn refers(pod: &Value, reference: Reference, name: &str) -> bool {
-    match reference {
-        Reference::Secret => {
-            items(pod, "/spec/imagePullSecrets").any(|secret| text(secret, "/name") == name)
-                || volumes(pod).any(|volume| volume_names(volume, SECRET_VOLUMES, "/secret/name", name))
-                || containers(pod)
-                    .any(|c| environment_names(c, "/valueFrom/secretKeyRef/name", "/secretRef/name", name))
-        }
-        Reference::ConfigMap => {
-            volumes(pod).any(|volume| volume_names(volume, &["/configMap/name"], "/configMap/name", name))
-                || containers(pod)
-                    .any(|c| environment_names(c, "/valueFrom/configMapKeyRef/name", "/configMapRef/name", name))
-        }
-        Reference::Claim => volumes(pod).any(|volume| {
-            text(volume, "/persistentVolumeClaim/claimName") == name
-                || (volume.get("ephemeral").is_some() && format!("{}-{}", name_of(pod), text(volume, "/name")) == name)
-        }),
-        Reference::ServiceAccount => {
-            let account = text(pod, "/spec/serviceAccountName");
-            !namespace_of(pod).is_empty() && account == name
-        }
-    }
-}
-
-/// Where a volume itself may name a secret.
-const SECRET_VOLUMES: &[&str] = &[
-    "/secret/secretName",
-    "/csi/nodePublishSecretRef/name",
-    "/iscsi/secretRef/name",
-    "/cephfs/secretRef/name",
-    "/rbd/secretRef/name",
-    "/flexVolume/secretRef/name",
-    "/azureFile/secretName",
-];
-
-fn volumes(pod: &Value) -> impl Iterator<Item = &Value> {
-    items(pod, "/spec/volumes")
-}
-
-fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
-    ["/spec/containers", "/spec/initContainers", "/spec/ephemeralContainers"]
-        .into_iter()
-        .flat_map(|list| items(pod, list))
-}
-
-fn volume_names(volume: &Value, direct: &[&str], projected: &str, name: &str) -> bool {
-    direct.iter().any(|pointer| text(volume, pointer) == name)
-        || items(volume, "/projected/sources").any(|source| text(source, projected) == name)
-}
-
-fn environment_names(container: &Value, one: &str, all: &str, name: &str) -> bool {
-    items(container, "/env").any(|entry| text(entry, one) == name)
-        || items(container, "/envFrom").any(|entry| text(entry, all) == name)
+    references::of(pod).any(|(what, named)| what == reference && named == name)
 }
 
 #[cfg(test)]
@@ -273,6 +216,8 @@ mod tests {
         check("watch", "pods", "", "", "status.phase!=Failed,spec.nodeName==n1", true);
         check("watch", "pods", "", "", "spec.nodeName=n2", false);
         check("watch", "pods", "", "", "", false);
+        check("watch", "pods", "", "", r"metadata.name!=x\,spec.nodeName=n1", false);
+        check("watch", "pods", "", "", "spec.nodeName=n1,nonsense", false);
         check("get", "pods", "a", "mine", "", true);
         check("get", "pods", "a", "other", "", false);
         check("patch", "pods/status", "a", "mine", "", true);
