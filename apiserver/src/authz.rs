@@ -106,12 +106,11 @@ impl Authorize for Authorizer {
     }
 }
 
-/// The request as rules see it. Lists and watches of one name count as asking for that name.
+/// The request as rules see it.
 pub(crate) fn action_of(info: &RequestInfo) -> Action<'_> {
     if !info.is_resource {
         return Action { verb: &info.verb, path: Some(&info.path), ..Action::default() };
     }
-    let name = if info.name.is_empty() { selected_name(&info.field_selector) } else { &info.name };
     Action {
         verb: &info.verb,
         group: &info.api_group,
@@ -119,15 +118,10 @@ pub(crate) fn action_of(info: &RequestInfo) -> Action<'_> {
         resource: &info.resource,
         subresource: &info.subresource,
         namespace: &info.namespace,
-        name,
+        name: &info.name,
         path: None,
         field_selector: &info.field_selector,
     }
-}
-
-fn selected_name(selector: &str) -> &str {
-    let term = selector.split(',').find_map(|term| term.trim().strip_prefix("metadata.name="));
-    term.map(|value| value.strip_prefix('=').unwrap_or(value).trim()).unwrap_or("")
 }
 
 /// The sentence of a Forbidden answer, without its prefix.
@@ -226,11 +220,5 @@ mod tests {
         );
         let ask = RequestInfo { verb: "get".into(), path: "/metrics".into(), ..RequestInfo::default() };
         assert_eq!(refusal(&user("x", &[]), &action_of(&ask), ""), r#"User "x" cannot get path "/metrics""#);
-    }
-
-    #[test]
-    fn a_watch_of_one_name_asks_for_that_name() {
-        let ask = RequestInfo { field_selector: "metadata.name=web".into(), ..info("watch", "secrets", "a") };
-        assert_eq!(action_of(&ask).name, "web");
     }
 }

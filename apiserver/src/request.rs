@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 
 use http::Method;
+use pintle_api::kinds;
+use pintle_api::selector::Fields;
 use pintle_api::status::Status;
 
 use crate::limits;
@@ -182,21 +184,22 @@ fn collection_verb(info: &mut RequestInfo, query: &Query, legacy_watch: bool) {
         }
         info.field_selector = query.text("fieldSelector").to_owned();
         info.label_selector = query.text("labelSelector").to_owned();
-        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
-            && let Some(name) = single_name(&info.field_selector)
+        if matches!(info.verb.as_str(), "list" | "watch")
+            && let Some(name) = selected_name(info)
         {
-            info.name = name.to_owned();
+            info.name = name;
         }
     }
 }
 
-/// The name a field selector pins down, if it does.
-pub fn single_name(selector: &str) -> Option<&str> {
-    selector.split(',').find_map(|term| {
-        let value = term.trim().strip_prefix("metadata.name=")?;
-        let value = value.strip_prefix('=').unwrap_or(value);
-        (!value.is_empty() && !value.contains(['\\', '/'])).then_some(value)
-    })
+/// The name that the field selector pins down. Read by the parser that the list will use: what is authorised is what is
+/// selected. The deletion of a collection is never about one name, as upstream has it.
+fn selected_name(info: &RequestInfo) -> Option<String> {
+    let kind = kinds::by_resource(&info.api_group, &info.version, &info.resource)?;
+    let fields = Fields::parse(kind, &info.field_selector).ok()?;
+    let name = fields.exact("metadata.name")?;
+    let segment = !matches!(name, "" | "." | "..") && !name.contains(['/', '%']);
+    segment.then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -239,9 +242,25 @@ mod tests {
         );
         check("DELETE /api/v1/namespaces/a/pods", "deletecollection g= v=v1 r=pods ns=a");
         check("GET /api/v1/pods?fieldSelector=metadata.name%3Dx", "list g= v=v1 r=pods n=x");
+        check("GET /api/v1/watch/namespaces/a/pods/p", "watch g= v=v1 r=pods ns=a n=p");
         check("GET /api/v1/nodes/n/proxy/metrics/x", "get g= v=v1 r=nodes n=n sub=proxy +metrics/x");
         check("GET /api/v1", "get /api/v1");
         check("GET /healthz/", "get /healthz");
+    }
+
+    #[test]
+    fn a_selector_names_an_object_only_if_it_selects_no_other() {
+        check("GET /api/v1/secrets?watch=1&fieldSelector=metadata.name%3D%3Dx,type%3Dy", "watch g= v=v1 r=secrets n=x");
+        for selector in [
+            "type!%3Dy%5C,metadata.name%3Dx", // one term, about the type
+            "metadata.name!%3Dx",
+            "metadata.name%3D",
+            "metadata.name%3D..",
+            "metadata.name%3Dx,spec.none%3Dy",
+        ] {
+            check(&format!("GET /api/v1/secrets?fieldSelector={selector}"), "list g= v=v1 r=secrets");
+        }
+        check("DELETE /api/v1/secrets?fieldSelector=metadata.name%3Dx", "deletecollection g= v=v1 r=secrets");
     }
 
     #[test]

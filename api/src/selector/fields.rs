@@ -157,6 +157,13 @@ impl Fields {
         Ok(Self(terms))
     }
 
+    /// Selects the objects of one name, of any kind.
+    pub fn named(name: &str) -> Self {
+        let Selectable { name: field, pointer, read } = &METADATA[0];
+        let (field, value) = ((*field).to_owned(), name.to_owned());
+        Self(vec![Term { field, value, negated: false, pointer, read: *read }])
+    }
+
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
     }
@@ -319,5 +326,6 @@ mod tests {
         let fields = Fields::parse(kind("", "v1", "Pod"), "metadata.name=a,spec.nodeName!=n").expect("selector");
         assert_eq!((fields.exact("metadata.name"), fields.exact("spec.nodeName")), (Some("a"), None));
         assert_eq!(fields.to_string(), "metadata.name=a,spec.nodeName!=n");
+        assert_eq!(Fields::named("a"), Fields::parse(kind("", "v1", "Pod"), "metadata.name=a").expect("selector"));
     }
 }

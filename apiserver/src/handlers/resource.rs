@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use pintle_api::codec::{self, Encoding};
 use pintle_api::kinds::{self, Kind, Subresource};
+use pintle_api::selector::Fields;
 use pintle_api::status::{FieldError, Path, Status};
 use pintle_api::table::Include;
 use serde_json::Value;
@@ -123,9 +124,23 @@ async fn get(handler: &Arc<Handler>, call: &Call, place: &Place) -> Result<Respo
     Ok(negotiate::bytes_response(StatusCode::OK, form.accepted.format.media_type(), form.object(&object)))
 }
 
+/// What a list or watch selects. Never more than was authorised: where the request was about one name, that name.
+fn selection(call: &Call, place: &Place, watching: bool) -> Result<ListOptions, Status> {
+    let mut list = ListOptions::of_query(place.kind, &place.namespace, &call.query, watching)?;
+    let name = call.info.name.as_str();
+    if !name.is_empty() {
+        if list.fields.is_everything() {
+            list.fields = Fields::named(name);
+        } else if list.fields.exact("metadata.name") != Some(name) {
+            return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name"));
+        }
+    }
+    Ok(list)
+}
+
 async fn list(handler: &Arc<Handler>, call: &Call, place: &Place) -> Result<Response, Status> {
     let form = form(call, place.kind)?;
-    let options = ListOptions::of_query(place.kind, &place.namespace, &call.query, false)?;
+    let options = selection(call, place, false)?;
     let page = match place.kind.is_stored() {
         true => handler.ctx.registry.list(place.kind, &options).await?,
         // Kinds that are only ever asked for (component statuses) have no objects here.
@@ -139,11 +154,7 @@ async fn watch(handler: &Arc<Handler>, call: &Call, place: &Place) -> Result<Res
     if form.accepted.format == Format::Yaml {
         form.accepted.format = Format::Json;
     }
-    let mut list = ListOptions::of_query(place.kind, &place.namespace, &call.query, true)?;
-    if !call.info.name.is_empty() && list.fields.exact("metadata.name").is_none() {
-        // The deprecated /watch/ path of one object.
-        list.fields = pintle_api::selector::Fields::parse(place.kind, &format!("metadata.name={}", call.info.name))?;
-    }
+    let list = selection(call, place, true)?;
     let options = watch::WatchOptions::of_query(&call.query, &list)?;
     let ctx = &handler.ctx;
     let stop = handler.stop.clone();

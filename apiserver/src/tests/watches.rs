@@ -133,6 +133,21 @@ fn one_object_is_watched_by_name() {
 }
 
 #[test]
+fn a_watch_path_of_one_object_shows_that_object_only() {
+    let mut events = open("GET /api/v1/watch/namespaces/watch-p/configmaps/two?timeoutSeconds=20");
+    create("watch-p", "one", "x");
+    create("watch-p", "two", "x");
+    events.check("ADDED two");
+    let other = "GET /api/v1/watch/namespaces/watch-p/configmaps/two?fieldSelector=metadata.name";
+    for selector in ["%3Done", "!%3Done"] {
+        let answer = ask(&format!("{other}{selector}"), "");
+        let want = "fieldSelector metadata.name doesn't match requested name";
+        assert_eq!((answer.code, answer.at("/message").as_str()), (400, want), "{selector}");
+    }
+    open(&format!("{other}%3Dtwo&timeoutSeconds=20")).check("ADDED two");
+}
+
+#[test]
 fn an_agent_hears_only_of_its_pods() {
     let pod = |name: &str, node: &str| {
         format!(
