@@ -1,11 +1,16 @@
 //! The network edge: accepts connections, speaks TLS and HTTP/1.1 or HTTP/2, and hands requests to the handler.
 //!
-//! HTTP only inside TLS (D14). Always holds: a handshake, a header and an idle HTTP/1 connection have deadlines; a client
-//! that does not read holds nothing but its own stream; a panic ends one connection, not the process.
+//! HTTP only inside TLS (D14). Always holds: a handshake, the first request, a header and a connection without requests
+//! have deadlines, so that silence holds no place; no address takes all places; a client that does not read holds nothing
+//! but its own stream; a panic ends one connection, not the process. Streams are never cut for being quiet.
+
+mod activity;
+mod places;
 
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +19,17 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use pintle_base::clock;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::handlers::Handler;
 use crate::limits;
 use crate::types::{Body, PeerAddr, PeerCerts, Request};
+use activity::Activity;
+use places::{Place, Places};
 
 /// Serves until `stop`, then drains: HTTP/2 clients get GOAWAY, watches end, and after [`limits::DRAIN`] the rest is dropped.
 ///
@@ -35,14 +41,44 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     stop: CancellationToken,
 ) -> io::Result<()> {
+    serve_within(Deadlines::default(), handler, listener, tls, stop).await
+}
+
+/// How long a connection may be silent. Fixed; tests have shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadlines {
+    pub handshake: Duration,
+    pub first_request: Duration,
+    pub idle: Duration,
+    pub farewell: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            handshake: limits::HANDSHAKE_DEADLINE,
+            first_request: limits::FIRST_REQUEST_DEADLINE,
+            idle: limits::IDLE_DEADLINE,
+            farewell: limits::DRAIN,
+        }
+    }
+}
+
+pub(crate) async fn serve_within(
+    deadlines: Deadlines,
+    handler: Arc<Handler>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let acceptor = TlsAcceptor::from(with_protocols(tls));
-    let places = Arc::new(Semaphore::new(limits::CONNECTIONS));
-    let graceful = GracefulShutdown::new();
+    let places = Places::new(limits::CONNECTIONS, limits::CONNECTIONS_PER_ADDRESS);
+    let connections = TaskTracker::new();
     loop {
-        let permit = tokio::select! {
+        let vacancy = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            permit = Arc::clone(&places).acquire_owned() => permit.map_err(io::Error::other)?,
+            vacancy = places.vacancy() => vacancy?,
         };
         let accepted = tokio::select! {
             biased;
@@ -51,10 +87,13 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, address)) => {
-                let connection = Connection { handler: Arc::clone(&handler), address, _permit: permit };
-                let (acceptor, watcher) = (acceptor.clone(), graceful.watcher());
-                let work = AssertUnwindSafe(connection.run(stream, acceptor, watcher)).catch_unwind();
-                tokio::spawn(async move {
+                let Some(place) = places.take(vacancy, address.ip()) else {
+                    tracing::debug!(peer = %address, "connection refused: its address has too many");
+                    continue;
+                };
+                let connection = Connection { handler: Arc::clone(&handler), address, deadlines, stop: stop.clone() };
+                let work = AssertUnwindSafe(connection.run(stream, acceptor.clone(), place)).catch_unwind();
+                connections.spawn(async move {
                     if work.await.is_err() {
                         tracing::error!(peer = %address, "connection panicked");
                     }
@@ -68,7 +107,8 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if clock::timeout(limits::DRAIN, graceful.shutdown()).await.is_err() {
+    connections.close();
+    if clock::timeout(limits::DRAIN, connections.wait()).await.is_err() {
         tracing::info!("connections still open after draining");
     }
     Ok(())
@@ -87,13 +127,14 @@ fn with_protocols(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
 struct Connection {
     handler: Arc<Handler>,
     address: SocketAddr,
-    _permit: OwnedSemaphorePermit,
+    deadlines: Deadlines,
+    stop: CancellationToken,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, acceptor: TlsAcceptor, watcher: Watcher) {
+    async fn run(self, stream: TcpStream, acceptor: TlsAcceptor, place: Place) {
         let _ = stream.set_nodelay(true);
-        let stream = match clock::timeout(limits::HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+        let stream = match clock::timeout(self.deadlines.handshake, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.address, %error, "tls handshake failed");
@@ -106,23 +147,42 @@ impl Connection {
             .1
             .peer_certificates()
             .map(|certs| PeerCerts(Arc::new(certs.iter().map(|cert| cert.clone().into_owned()).collect())));
-        let handler = Arc::clone(&self.handler);
-        let address = self.address;
+        let activity = Arc::new(Activity::new());
+        let (handler, address, counted) = (Arc::clone(&self.handler), self.address, Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<Incoming>| {
-            let (handler, certs) = (Arc::clone(&handler), certs.clone());
+            let (handler, certs, in_work) = (Arc::clone(&handler), certs.clone(), counted.begin());
             async move {
                 let mut request: Request = request.map(Body::new);
                 request.extensions_mut().insert(PeerAddr(address));
                 if let Some(certs) = certs {
                     request.extensions_mut().insert(certs);
                 }
-                Ok::<_, std::convert::Infallible>(handler.handle(request).await)
+                Ok::<_, std::convert::Infallible>(in_work.until_end_of(handler.handle(request).await))
             }
         });
+        // The place goes with the stream: an upgraded one outlives its HTTP connection.
+        let stream = TokioIo::new(place.held_by(stream));
         let builder = builder();
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        if let Err(error) = watcher.watch(connection.into_owned()).await {
-            tracing::debug!(peer = %self.address, %error, "connection ended");
+        let mut connection = pin!(builder.serve_connection_with_upgrades(stream, service));
+        let mut ending = false;
+        loop {
+            let Deadlines { first_request, idle, farewell, .. } = self.deadlines;
+            let (first, idle) = if ending { (farewell, farewell) } else { (first_request, idle) };
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        tracing::debug!(peer = %self.address, %error, "connection ended");
+                    }
+                    return;
+                }
+                () = self.stop.cancelled(), if !ending => (),
+                () = activity.silent_for(first, idle) => if ending { return },
+            }
+            // GOAWAY, or no further request after the one in work. Who does not go then is left.
+            connection.as_mut().graceful_shutdown();
+            activity.rest();
+            ending = true;
         }
     }
 }

@@ -19,6 +19,10 @@ pub const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time for the header of a request to arrive, and for an idle HTTP/1 connection.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(30);
+/// Time for the first request after the handshake. A client connects because it has something to ask.
+pub const FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// A connection without a request in work is ended after this. Upstream's figure, and what Go clients keep idle ones for.
+pub const IDLE_DEADLINE: Duration = Duration::from_secs(90);
 /// HTTP/2 keep-alive of idle connections, so that dead clients do not hold watches.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -27,6 +31,9 @@ pub const DRAIN: Duration = Duration::from_secs(5);
 
 /// Connections at once; each costs a task and TLS state (about 50 KiB).
 pub const CONNECTIONS: usize = 10_000;
+/// Connections of one address (of one /64 with IPv6). Generous, for a balancer or a NAT stands for many clients: half, so
+/// that there is always room for the others.
+pub const CONNECTIONS_PER_ADDRESS: usize = CONNECTIONS / 2;
 /// Streams per HTTP/2 connection; kubectl and informers of one client need dozens, agents a hundred.
 pub const STREAMS: u32 = 1_000;
 /// Mutating requests in work at once; more are told to come back (429). Upstream's fallback is 200 per server.
@@ -47,6 +54,9 @@ pub const RING_BYTES: usize = 8 * 1024 * 1024;
 pub const HISTORY_REVISIONS: i64 = 4096;
 /// Events waiting in one watcher before it is ended. A client that is this far behind should resume from its last revision.
 pub const WATCHER_EVENTS: usize = 4096;
+/// Bytes of object text waiting in one watcher before it is ended, old and new versions counted: those of several of the
+/// largest objects. Watchers share the text, but one that does not read would keep all of it alive.
+pub const WATCHER_BYTES: usize = 16 * 1024 * 1024;
 /// Largest number of keys of one range while filling the cache or reading a page of an old revision.
 pub const PAGE_KEYS: i64 = 500;
 /// Largest `limit` a list honours in one page of an old revision.
@@ -63,8 +73,16 @@ pub const BOOKMARK: Duration = Duration::from_secs(60);
 /// Bytes of watch frames gathered before they are handed to the connection.
 pub const WATCH_CHUNK: usize = 64 * 1024;
 
+/// Events a watch looks at before it lets others run: selectors may leave all of them out.
+pub const WATCH_TURN: usize = 256;
+
 /// Tries of a patch that named no resourceVersion. Upstream's figure.
 pub const PATCH_RETRIES: u32 = 5;
+/// Bytes of object and patch together from which a patch is worked out beside the requests: below it takes at most a few
+/// milliseconds, which is what handing it over may cost under load.
+pub const LARGE_PATCH_BYTES: usize = 16 * 1024;
+/// Large patches worked out at once. Each may keep a processor for a second; the others wait.
+pub const LARGE_PATCHES: usize = 2;
 /// Tries of internal read-modify-write loops and of deletes.
 pub const UPDATE_RETRIES: u32 = 16;
 /// Tries of `generateName`. Upstream's figure.

@@ -85,6 +85,18 @@ impl ApiServer {
         edge::serve(Arc::clone(&self.handler), listener, tls, self.handler.stop.clone()).await
     }
 
+    /// Like [`ApiServer::serve`], with less patience.
+    #[cfg(test)]
+    pub(crate) async fn serve_within(
+        &self,
+        deadlines: edge::Deadlines,
+        listener: TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+    ) -> io::Result<()> {
+        let stop = self.handler.stop.clone();
+        edge::serve_within(deadlines, Arc::clone(&self.handler), listener, tls, stop).await
+    }
+
     /// A service for callers in this process, who act as `user`. No sockets; watches stream.
     pub fn local(&self, user: UserInfo) -> Local {
         Local { handler: Arc::clone(&self.handler), user }
