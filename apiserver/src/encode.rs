@@ -32,7 +32,17 @@ impl Form {
         codec::from_storage(self.kind, tree)
     }
 
-    /// The same, shared with other readers where it needs no conversion.
+    /// An element of a list: its kind is the list's to say.
+    fn item(&self, object: &Object) -> Value {
+        let mut tree = self.tree(object);
+        if let Some(members) = tree.as_object_mut() {
+            members.shift_remove("kind");
+            members.shift_remove("apiVersion");
+        }
+        tree
+    }
+
+    /// The tree of an object, shared with other readers where it needs no conversion.
     fn shared(&self, object: &Object) -> Arc<Value> {
         if is_stored_form(self.kind) { object.tree() } else { Arc::new(self.tree(object)) }
     }
@@ -99,7 +109,7 @@ impl Form {
                 codec::list_protobuf(self.kind, &list_meta(page), items.iter().map(|item| &**item))
             }
             (View::Full, _) => {
-                let items = page.objects.iter().map(|object| self.tree(object)).collect();
+                let items = page.objects.iter().map(|object| self.item(object)).collect();
                 self.text(&self.list_tree(&self.kind.api_version(), &self.kind.list_kind(), page, items))
             }
             (View::Partial, Format::Protobuf) => {
@@ -122,7 +132,7 @@ impl Form {
         json!({ "kind": kind, "apiVersion": api_version, "metadata": list_meta(page), "items": items })
     }
 
-    /// A JSON list without a tree in between.
+    /// A JSON list, where possible without a tree in between.
     fn list_json(&self, page: &Page) -> Bytes {
         let mut out = Vec::with_capacity(256 + page.objects.iter().map(|object| object.size() + 1).sum::<usize>());
         out.extend_from_slice(b"{\"kind\":\"");
@@ -136,9 +146,12 @@ impl Form {
             if index > 0 {
                 out.push(b',');
             }
-            match is_stored_form(self.kind) {
-                true => out.extend_from_slice(object.json()),
-                false => out.extend_from_slice(&serde_json::to_vec(&self.tree(object)).unwrap_or_default()),
+            match object.untyped_json().filter(|_| is_stored_form(self.kind)) {
+                Some(text) => {
+                    out.push(b'{');
+                    out.extend_from_slice(text);
+                }
+                None => out.extend_from_slice(&serde_json::to_vec(&self.item(object)).unwrap_or_default()),
             }
         }
         out.extend_from_slice(b"]}\n");

@@ -156,52 +156,71 @@ impl Session {
             return None;
         }
         let mut out = Vec::new();
+        if self.is_due() {
+            self.finish(&mut out);
+        }
         self.send_start(&mut out);
+        let mut turn = 0;
         while out.len() < limits::WATCH_CHUNK && !self.over {
             if matches!(self.start, Start::Objects { .. }) {
                 break;
             }
+            // Looked at before every event: a watch that always has another waiting never comes to wait.
+            if self.is_due() {
+                self.finish(&mut out);
+                break;
+            }
             let Some(watcher) = &self.watcher else { break };
             match watcher.take() {
-                Next::Event(event) => self.send_event(&event, &mut out),
+                Next::Event(event) => {
+                    self.send_event(&event, &mut out);
+                    turn += 1;
+                    if turn % limits::WATCH_TURN == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
                 Next::Ended => self.over = true,
                 Next::Idle { revision } if clock::now() >= self.next_bookmark => {
                     self.next_bookmark = clock::now() + limits::BOOKMARK;
                     self.send_bookmark(revision, &mut out);
                 }
                 Next::Idle { .. } if !out.is_empty() => break,
-                Next::Idle { .. } => {
-                    if !self.wait().await {
-                        self.over = true;
-                        self.send_last(&mut out);
-                    }
-                }
+                Next::Idle { .. } => self.wait().await,
             }
         }
         (!out.is_empty()).then(|| Bytes::from(out))
     }
 
-    /// What came while the watch waited for its end, and a bookmark at the revision reached by then: the client goes on
-    /// from there.
-    fn send_last(&mut self, out: &mut Vec<u8>) {
-        while out.len() < limits::WATCH_CHUNK {
+    /// True if the watch is to end, whatever waits.
+    fn is_due(&self) -> bool {
+        self.stop.is_cancelled() || clock::now() >= self.ends
+    }
+
+    /// The end: what came meanwhile, as far as it fits, and a bookmark at the revision reached by then, from where the
+    /// client goes on. Objects of the start that were not sent are not: the client knows that it has not seen their end.
+    fn finish(&mut self, out: &mut Vec<u8>) {
+        self.over = true;
+        if matches!(self.start, Start::Objects { .. }) {
+            self.start = Start::Done;
+            return;
+        }
+        for _ in 0..limits::WATCHER_EVENTS {
             match self.watcher.as_ref().map(Watcher::take) {
-                Some(Next::Event(event)) => self.send_event(&event, out),
+                Some(Next::Event(event)) if out.len() < limits::WATCH_CHUNK => self.send_event(&event, out),
                 Some(Next::Idle { revision }) => return self.send_bookmark(revision, out),
-                Some(Next::Ended) | None => return,
+                Some(Next::Event(_) | Next::Ended) | None => return,
             }
         }
     }
 
-    /// Waits for an event or the next bookmark. False if the watch is to end.
-    async fn wait(&self) -> bool {
-        let Some(watcher) = &self.watcher else { return false };
-        let until = self.next_bookmark.min(self.ends);
+    /// Waits for an event, the next bookmark or the end.
+    async fn wait(&self) {
+        let Some(watcher) = &self.watcher else { return };
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => false,
-            () = watcher.ready() => true,
-            () = clock::sleep_until(until) => clock::now() < self.ends,
+            () = self.stop.cancelled() => (),
+            () = watcher.ready() => (),
+            () = clock::sleep_until(self.next_bookmark.min(self.ends)) => (),
         }
     }
 
@@ -256,5 +275,80 @@ impl Session {
             self.told = revision;
             self.form.bookmark(revision, false, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle_api::kinds;
+    use pintle_api::table::Include;
+    use serde_json::json;
+
+    use super::*;
+    use crate::cache::Interest;
+    use crate::negotiate::Accepted;
+
+    /// A watch of all config maps that ends in a second, and its cache.
+    fn session(stop: &CancellationToken) -> (Session, Arc<Cache>) {
+        let kind = kinds::by_gvk("", "v1", "ConfigMap").expect("served");
+        let cache = Cache::stuck(1, Vec::new());
+        let (_, watcher) = cache.watch_from_now(layout::slot(kind).expect("stored"), Interest::All);
+        let accepted = Accepted::of(&http::HeaderMap::new(), false).expect("anything");
+        let now = clock::now();
+        let session = Session {
+            form: Form { kind, accepted, include: Include::default(), now: crate::registry::now() },
+            list: ListOptions::default(),
+            start: Start::Done,
+            watcher: Some(watcher),
+            bookmarks: true,
+            next_bookmark: now + limits::BOOKMARK,
+            ends: now + Duration::from_secs(1),
+            stop: stop.clone(),
+            told: 1,
+            first: true,
+            over: false,
+        };
+        (session, cache)
+    }
+
+    /// More events than fit in a dozen chunks.
+    fn flood(cache: &Cache) {
+        let kind = kinds::by_gvk("", "v1", "ConfigMap").expect("served");
+        for revision in 2..1002 {
+            let tree = json!({"metadata": {"namespace": "a", "name": "m"}, "data": {"text": "x".repeat(1024)}});
+            cache.hear(kind, "a/m", revision, tree);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_with_events_always_waiting_ends_at_its_time() {
+        let (mut session, cache) = session(&CancellationToken::new());
+        flood(&cache);
+        assert!(session.next_chunk().await.is_some_and(|chunk| chunk.len() >= limits::WATCH_CHUNK));
+        clock::sleep(Duration::from_secs(2)).await;
+        assert!(session.next_chunk().await.is_some(), "what fits at the end");
+        assert!(session.next_chunk().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_with_events_always_waiting_ends_with_the_server() {
+        let stop = CancellationToken::new();
+        let (mut session, cache) = session(&stop);
+        flood(&cache);
+        assert!(session.next_chunk().await.is_some());
+        stop.cancel();
+        assert!(session.next_chunk().await.is_some(), "what fits at the end");
+        assert!(session.next_chunk().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_bookmark_is_of_a_revision_that_was_told() {
+        let (mut session, cache) = session(&CancellationToken::new());
+        let kind = kinds::by_gvk("", "v1", "ConfigMap").expect("served");
+        cache.hear(kind, "a/m", 2, json!({"metadata": {"namespace": "a", "name": "m"}}));
+        clock::sleep(Duration::from_secs(2)).await;
+        let last = session.next_chunk().await.expect("an event");
+        assert_eq!(last.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count(), 1, "{last:?}");
+        assert!(session.next_chunk().await.is_none());
     }
 }

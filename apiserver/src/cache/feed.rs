@@ -1,7 +1,8 @@
 //! Keeps the cache at the store's revision: fills it once, then follows one watch over the whole key space.
 //!
 //! The fill starts [`limits::HISTORY_REVISIONS`] in the past and replays from there, so that watches which another
-//! server began resume here after a restart or a failover. An object that does not decode is logged and left out.
+//! server began resume here after a restart or a failover. Always holds: that past is nobody's to see; the state becomes
+//! the cache's when it has caught up with the store. An object that does not decode is logged and left out.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use pintle_base::clock;
 use pintle_base::error::Chain;
 use pintle_proto::etcdserverpb::RangeRequest;
 use pintle_proto::mvccpb::{self, event::EventType};
-use pintle_store::{Store, StoreError, WatchError, WatchOptions};
+use pintle_store::{Store, StoreError, WatchBatch, WatchError, WatchOptions, Watcher};
 use tokio_util::sync::CancellationToken;
 
 use super::state::{Input, State};
@@ -56,9 +57,6 @@ async fn follow(cache: &Cache, store: &Store) -> Result<(), FeedError> {
         Err(_) if past < newest => (newest, fill(store, newest).await?),
         Err(error) => return Err(error),
     };
-    tracing::info!(revision = start, objects = objects.len(), "watch cache filled");
-    cache.replace(State::filled(start, objects));
-
     let options = WatchOptions {
         // Everything, also keys that are no objects: else the cache could not tell that it has reached a revision
         // which changed none of its own.
@@ -68,17 +66,36 @@ async fn follow(cache: &Cache, store: &Store) -> Result<(), FeedError> {
         progress_notify: true,
         ..WatchOptions::default()
     };
-    let mut watcher = store.watch(options).map_err(FeedError::Watch)?;
-    if start >= newest {
-        cache.publish(start);
+    let watcher = store.watch(options).map_err(FeedError::Watch)?;
+    replay(cache, State::filled(start, objects), newest, watcher).await
+}
+
+/// What a watch of the store gives.
+trait Batches {
+    fn next(&mut self) -> impl Future<Output = Result<WatchBatch, WatchError>> + Send;
+}
+
+impl Batches for Watcher {
+    fn next(&mut self) -> impl Future<Output = Result<WatchBatch, WatchError>> + Send {
+        Self::next(self)
     }
+}
+
+/// Brings `state` to `newest`, makes it the cache's, and keeps it current.
+async fn replay(cache: &Cache, mut state: State, newest: i64, mut batches: impl Batches) -> Result<(), FeedError> {
+    let from = state.revision;
+    while state.revision < newest {
+        let batch = batches.next().await.map_err(FeedError::Watch)?;
+        state.apply(batch.revision, inputs(&batch.events));
+    }
+    let revision = state.revision;
+    tracing::info!(from, revision, objects = state.objects(), "watch cache filled");
+    cache.replace(state);
+    cache.publish(revision);
     loop {
-        let batch = watcher.next().await.map_err(FeedError::Watch)?;
-        let inputs = batch.events.iter().filter_map(|event| input(event)).collect();
-        cache.apply(batch.revision, inputs);
-        if batch.revision >= newest {
-            cache.publish(batch.revision);
-        }
+        let batch = batches.next().await.map_err(FeedError::Watch)?;
+        cache.apply(batch.revision, inputs(&batch.events));
+        cache.publish(batch.revision);
     }
 }
 
@@ -124,9 +141,61 @@ pub fn object(kv: &mvccpb::KeyValue) -> Option<Arc<Object>> {
     }
 }
 
+fn inputs(events: &[Arc<mvccpb::Event>]) -> Vec<Input> {
+    events.iter().filter_map(|event| input(event)).collect()
+}
+
 fn input(event: &mvccpb::Event) -> Option<Input> {
     let kv = event.kv.as_ref()?;
     let (slot, local) = layout::split(&kv.key)?;
     let object = if event.r#type == EventType::Delete as i32 { None } else { object(kv) };
     Some(Input { slot, key: local.into(), revision: kv.mod_revision, object })
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle_api::kinds::{self, Kind};
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    impl Batches for mpsc::Receiver<WatchBatch> {
+        async fn next(&mut self) -> Result<WatchBatch, WatchError> {
+            self.recv().await.ok_or(WatchError::Stopped)
+        }
+    }
+
+    fn maps() -> &'static Kind {
+        kinds::by_gvk("", "v1", "ConfigMap").expect("served")
+    }
+
+    fn kv(name: &str, revision: i64) -> mvccpb::KeyValue {
+        let value =
+            format!(r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"namespace":"a","name":"{name}"}}}}"#);
+        let key = layout::store_key(maps(), "a", name).into();
+        mvccpb::KeyValue { key, value: value.into(), mod_revision: revision, ..mvccpb::KeyValue::default() }
+    }
+
+    fn batch(name: &str, revision: i64, r#type: EventType) -> WatchBatch {
+        let event = mvccpb::Event { r#type: r#type as i32, kv: Some(kv(name, revision)), ..mvccpb::Event::default() };
+        WatchBatch { revision, events: vec![Arc::new(event)] }
+    }
+
+    #[tokio::test]
+    async fn the_past_is_nobodys_to_see() {
+        let cache = Arc::new(Cache::default());
+        let (send, receive) = mpsc::channel(1);
+        let old = object(&kv("revoked", 5)).expect("an object");
+        let filling = Arc::clone(&cache);
+        tokio::spawn(async move { replay(&filling, State::filled(5, vec![old]), 7, receive).await });
+        send.send(batch("granted", 6, EventType::Put)).await.expect("taken");
+        // The second is taken from the channel once the first was applied.
+        send.send(batch("revoked", 7, EventType::Delete)).await.expect("taken");
+        assert!(!cache.is_ready() && cache.list(maps(), "").is_empty());
+        assert_eq!(cache.wait(7, limits::CACHE_WAIT).await, Ok(7));
+        assert!(cache.get(maps(), "a", "revoked").is_none() && cache.get(maps(), "a", "granted").is_some());
+        send.send(batch("granted", 8, EventType::Delete)).await.expect("taken");
+        assert_eq!(cache.wait(8, limits::CACHE_WAIT).await, Ok(8));
+        assert!(cache.list(maps(), "").is_empty());
+    }
 }

@@ -148,6 +148,24 @@ impl Cache {
         (Snapshot { revision, objects }, Watcher { queue, cache: Arc::downgrade(self), slot, interest })
     }
 
+    /// A cache that holds `objects` and hears of nothing more.
+    #[cfg(test)]
+    pub(crate) fn stuck(revision: i64, objects: Vec<Arc<Object>>) -> Arc<Self> {
+        let cache = Self::default();
+        cache.replace(State::filled(revision, objects));
+        cache.publish(revision);
+        Arc::new(cache)
+    }
+
+    /// Applies a write to such a cache.
+    #[cfg(test)]
+    pub(crate) fn hear(&self, kind: &Kind, key: &str, revision: i64, tree: serde_json::Value) {
+        let Some(slot) = layout::slot(kind) else { return };
+        let object = Object::from_tree(slot, key, revision, tree).ok().map(Arc::new);
+        self.apply(revision, vec![Input { slot, key: key.into(), revision, object }]);
+        self.publish(revision);
+    }
+
     fn unregister(&self, slot: Slot, interest: &Interest, queue: &Arc<Queue>) {
         if let Some(kind) = self.state.write().kind_mut(slot) {
             kind.unregister(interest, queue);

@@ -30,6 +30,8 @@ pub struct Object {
     /// Revision of the store that made this version; for a deleted object the revision of the deletion.
     pub revision: i64,
     json: Bytes,
+    /// Where `json` goes on after kind and version; 0 if it does not begin with them.
+    typed: usize,
     view: Value,
     tree: Mutex<Weak<Value>>,
     protobuf: OnceLock<Bytes>,
@@ -56,6 +58,7 @@ impl Object {
             key: key.into(),
             revision,
             json: json.into(),
+            typed: typed(&tree),
             view,
             tree: Mutex::default(),
             protobuf: OnceLock::new(),
@@ -71,6 +74,7 @@ impl Object {
             key: self.key.clone(),
             revision,
             json: serde_json::to_vec(&tree).map(Bytes::from).unwrap_or_else(|_| self.json.clone()),
+            typed: self.typed,
             view: self.view.clone(),
             tree: Mutex::default(),
             protobuf: OnceLock::new(),
@@ -80,6 +84,11 @@ impl Object {
     /// The object in its stored version, with resourceVersion.
     pub fn json(&self) -> &Bytes {
         &self.json
+    }
+
+    /// The text of the object without kind and version, as an element of a list, but for its opening brace. `None` if that is not how the text is laid out.
+    pub fn untyped_json(&self) -> Option<&[u8]> {
+        if self.typed == 0 { None } else { self.json.get(self.typed..) }
     }
 
     /// Metadata and selectable fields only; for selectors.
@@ -120,6 +129,19 @@ impl Object {
     pub fn size(&self) -> usize {
         self.json.len()
     }
+}
+
+/// Length of `{"kind":"...","apiVersion":"...",` in the text of `tree`, in either order; 0 if it begins with anything else.
+fn typed(tree: &Value) -> usize {
+    let Some(members) = tree.as_object().filter(|members| members.len() > 2) else { return 0 };
+    let mut length = 1;
+    for (name, value) in members.iter().take(2) {
+        let Some(text) = value.as_str().filter(|_| matches!(name.as_str(), "kind" | "apiVersion")) else { return 0 };
+        // Written as it will be in the text, with quotes and escapes.
+        let written = serde_json::to_string(text).map_or(0, |written| written.len());
+        length += name.len() + 3 + written + 1;
+    }
+    length
 }
 
 fn set_revision(tree: &mut Value, revision: i64) -> Option<()> {
@@ -190,4 +212,34 @@ pub fn view(kind: &Kind, tree: &Value) -> Value {
         }
     }
     Value::Object(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle_api::kinds;
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(tree: Value, want: Option<&str>) {
+        let slot = layout::slot(kinds::by_gvk("", "v1", "ConfigMap").expect("served")).expect("stored");
+        let object = Object::from_tree(slot, "a/m", 7, tree).expect("an object");
+        for object in [&object, &object.deleted_at(7)] {
+            let text = object.untyped_json().map(|text| String::from_utf8(text.to_vec()).expect("text"));
+            assert_eq!(text.as_deref(), want);
+        }
+    }
+
+    #[test]
+    fn kind_and_version_are_left_out_of_lists() {
+        let rest = r#""metadata":{"name":"m","resourceVersion":"7"}}"#;
+        let metadata = || json!({"name": "m"});
+        check(json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": metadata()}), Some(rest));
+        check(json!({"apiVersion": "v1", "kind": "\"\\é\n", "metadata": metadata()}), Some(rest));
+        check(json!({"metadata": metadata(), "kind": "ConfigMap", "apiVersion": "v1"}), None);
+        check(json!({"kind": "ConfigMap", "metadata": metadata(), "apiVersion": "v1"}), None);
+        check(json!({"kind": 1, "apiVersion": "v1", "metadata": metadata()}), None);
+        check(json!({"metadata": metadata()}), None);
+    }
 }

@@ -31,6 +31,13 @@ pub struct Event {
     pub previous: Option<Arc<Object>>,
 }
 
+impl Event {
+    /// Bytes of object text that the event keeps alive.
+    pub fn size(&self) -> usize {
+        self.object.size() + self.previous.as_ref().map_or(0, |previous| previous.size())
+    }
+}
+
 /// What part of a kind a watcher wants to hear of. Events outside never touch it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Interest {
@@ -112,6 +119,11 @@ impl State {
             kind.objects.insert(object.key.clone(), object);
         }
         state
+    }
+
+    /// Number of objects of all kinds.
+    pub fn objects(&self) -> usize {
+        self.kinds.iter().map(|kind| kind.objects.len()).sum()
     }
 
     pub fn kind(&self, slot: Slot) -> Option<&KindState> {

@@ -1,7 +1,8 @@
 //! One watcher: a bounded queue that the cache fills and a stream that a connection empties.
 //!
 //! Always holds: every event of the watcher's interest after its start is in the queue or was taken, in order, once (I8);
-//! or the queue has ended and says so. A watcher that falls [`limits::WATCHER_EVENTS`] behind is ended, not waited for.
+//! or the queue has ended and says so. A watcher that falls [`limits::WATCHER_EVENTS`] or [`limits::WATCHER_BYTES`] behind
+//! is ended, not waited for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -23,13 +24,36 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Inner {
     events: VecDeque<Arc<Event>>,
+    /// Events at the front that the queue started with; the bounds do not count them.
+    initial: usize,
+    /// Object text kept by the other events.
+    bytes: usize,
     ended: bool,
 }
 
+impl Inner {
+    fn has_room_for(&self, event: &Event) -> bool {
+        let waiting = self.events.len() - self.initial;
+        // One event is always taken: the client would come back for it.
+        waiting == 0 || (waiting < limits::WATCHER_EVENTS && self.bytes + event.size() <= limits::WATCHER_BYTES)
+    }
+
+    fn pop(&mut self) -> Option<Arc<Event>> {
+        let event = self.events.pop_front()?;
+        if self.initial > 0 {
+            self.initial -= 1;
+        } else {
+            self.bytes -= event.size();
+        }
+        Some(event)
+    }
+}
+
 impl Queue {
-    /// Starts with the events between the watcher's start and now; these do not count against the bound.
+    /// Starts with the events between the watcher's start and now, which are bounded by the history they come from.
     pub fn starting_with(events: Vec<Arc<Event>>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(Inner { events: events.into(), ended: false }), wake: Notify::new() })
+        let inner = Inner { initial: events.len(), events: events.into(), ..Inner::default() };
+        Arc::new(Self { inner: Mutex::new(inner), wake: Notify::new() })
     }
 
     /// False once the queue has ended, so that the cache forgets it.
@@ -38,10 +62,11 @@ impl Queue {
         if inner.ended {
             return false;
         }
-        if inner.events.len() >= limits::WATCHER_EVENTS {
-            inner.ended = true;
-        } else {
+        if inner.has_room_for(event) {
+            inner.bytes += event.size();
             inner.events.push_back(Arc::clone(event));
+        } else {
+            inner.ended = true;
         }
         let open = !inner.ended;
         drop(inner);
@@ -82,7 +107,7 @@ impl Watcher {
         // The revision is read first: whatever it covers is already in the queue.
         let revision = self.cache.upgrade().map_or(0, |cache| cache.revision());
         let mut inner = self.queue.inner.lock();
-        match inner.events.pop_front() {
+        match inner.pop() {
             Some(event) => Next::Event(event),
             None if inner.ended => Next::Ended,
             None => Next::Idle { revision },
@@ -109,6 +134,53 @@ impl Drop for Watcher {
         self.queue.end();
         if let Some(cache) = self.cache.upgrade() {
             cache.unregister(self.slot, &self.interest, &self.queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle_api::kinds;
+    use serde_json::json;
+
+    use super::super::state::Change;
+    use super::super::{Object, layout};
+    use super::*;
+
+    fn event(revision: i64, bytes: usize) -> Arc<Event> {
+        let slot = layout::slot(kinds::by_gvk("", "v1", "ConfigMap").expect("served")).expect("stored");
+        let tree = json!({"metadata": {"namespace": "a", "name": "m"}, "data": {"text": "x".repeat(bytes)}});
+        let object = Arc::new(Object::from_tree(slot, "a/m", revision, tree).expect("an object"));
+        Arc::new(Event { change: Change::Added, revision, object, previous: None })
+    }
+
+    /// How many events of this size a queue takes before it ends.
+    fn room(queue: &Queue, bytes: usize) -> usize {
+        let event = event(1, bytes);
+        (0..=limits::WATCHER_EVENTS * 2).take_while(|_| queue.push(&event)).count()
+    }
+
+    #[test]
+    fn a_watcher_that_does_not_read_is_ended_by_events_or_by_bytes() {
+        assert_eq!(room(&Queue::default(), 10), limits::WATCHER_EVENTS);
+        let large = 1024 * 1024;
+        let count = room(&Queue::default(), large);
+        assert!(count > 1 && count * large <= limits::WATCHER_BYTES, "{count}");
+        assert_eq!(room(&Queue::default(), limits::WATCHER_BYTES), 1, "one is always taken");
+    }
+
+    #[test]
+    fn what_is_read_makes_room_and_the_beginning_does_not_count() {
+        let queue = Queue::starting_with(vec![event(1, 10); limits::RING_EVENTS]);
+        assert_eq!(room(&queue, 10), limits::WATCHER_EVENTS);
+
+        let queue = Queue::starting_with(vec![event(1, 1024)]);
+        let large = event(2, limits::WATCHER_BYTES / 2);
+        for _ in 0..10 {
+            assert!(queue.push(&large));
+            let mut inner = queue.inner.lock();
+            while inner.pop().is_some() {}
+            assert_eq!(inner.bytes, 0);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::negotiate;
 use crate::request::{self, Query};
 use crate::throttle::{Class, Throttle};
 use crate::types::{Body, Ctx, Decision, PeerCerts, Request, RequestInfo, Response, UserInfo};
-use crate::{discovery, health, limits};
+use crate::{authz, discovery, health, limits};
 
 /// What all requests share.
 pub struct Handler {
@@ -111,10 +111,14 @@ impl Handler {
         class: Class,
     ) -> Result<Response, Status> {
         let (mut parts, body) = request.into_parts();
+        // Identities, permissions and admission are read from the cache: without it nothing can be decided.
+        if !self.ctx.cache.is_ready() && !health::owns(&info.path) {
+            return Err(Status::too_many_requests("storage is (re)initializing", 1));
+        }
         let user = self.authenticate(&parts).await?;
         let place = self.throttle.enter(class, &user)?;
         if let Decision::Deny { reason } = self.ctx.hooks().authz.authorize(&user, &info) {
-            return Err(forbidden(&user, &info, &reason));
+            return Err(authz::forbidden(&user, &authz::action_of(&info), &reason));
         }
         parts.extensions.insert(user.clone());
         parts.extensions.insert(info.clone());
@@ -164,24 +168,4 @@ async fn bounded<F: Future>(limit: Duration, work: F) -> Result<F::Output, clock
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("unknown panic")
-}
-
-/// Upstream's sentence for a refused request.
-fn forbidden(user: &UserInfo, info: &RequestInfo, reason: &str) -> Status {
-    let who = format!("User {:?}", user.name);
-    let tail = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-    if !info.is_resource {
-        return Status::forbidden("", "", "", &format!("{who} cannot {} path {:?}{tail}", info.verb, info.path));
-    }
-    let resource = match info.subresource.as_str() {
-        "" => info.resource.clone(),
-        sub => format!("{}/{sub}", info.resource),
-    };
-    let scope = match info.namespace.as_str() {
-        "" => " at the cluster scope".to_owned(),
-        namespace => format!(" in the namespace {namespace:?}"),
-    };
-    let why =
-        format!("{who} cannot {} resource {resource:?} in API group {:?}{scope}{tail}", info.verb, info.api_group);
-    Status::forbidden(&info.api_group, &info.resource, &info.name, &why)
 }

@@ -125,3 +125,31 @@ fn large_answers_are_compressed_on_request() {
     assert!(packed.headers["content-encoding"] == "gzip" && packed.body.len() < 10_000);
     assert!(!ask(&format!("GET {at}"), "").headers.contains_key("content-encoding"));
 }
+
+#[test]
+fn elements_of_lists_do_not_say_their_kind_and_events_do() {
+    fill("lists-kinds", 2);
+    let at = "/api/v1/namespaces/lists-kinds/configmaps";
+    let fields = &["/kind", "/items/1/kind", "/items/1/apiVersion", "/items/1/metadata/name"];
+    for line in [format!("GET {at}"), format!("GET {at}?pretty=1")] {
+        check(&line, "", fields, "200 ConfigMapList - - c1");
+    }
+    let yaml = ask(&format!("GET {at} accept=application/yaml"), "");
+    let text = String::from_utf8_lossy(&yaml.body).into_owned();
+    assert_eq!((text.matches("kind:").count(), text.matches("apiVersion:").count()), (1, 1), "{text}");
+    let event = ask(&format!("GET {at}?watch=1&timeoutSeconds=1"), "");
+    let first = event.body.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let first: serde_json::Value = serde_json::from_slice(first).expect("an event");
+    assert_eq!((&first["object"]["kind"], &first["object"]["apiVersion"]), (&"ConfigMap".into(), &"v1".into()));
+}
+
+#[test]
+fn elements_of_converted_lists_do_not_say_their_kind_either() {
+    let event = r#"{"metadata":{"name":"e","namespace":"lists-events"},"involvedObject":{"namespace":"lists-events"},
+        "reason":"r","type":"Normal"}"#;
+    assert_eq!(ask("POST /api/v1/namespaces/lists-events/events", event).code, 201);
+    let fields = &["/kind", "/items/0/kind", "/items/0/apiVersion", "/items/0/metadata/name"];
+    for path in ["/api/v1", "/apis/events.k8s.io/v1"] {
+        check(&format!("GET {path}/namespaces/lists-events/events"), "", fields, "200 EventList - - e");
+    }
+}
