@@ -252,8 +252,29 @@ fn status_only(kind: &Kind, new: &mut Value, old: &Value) {
             _ => {}
         }
     }
-    if (kind.group, kind.kind) == ("", "Pod") {
-        pod::keep_status(new, old);
+    match (kind.group, kind.kind) {
+        ("", "Pod") => pod::keep_status(new, old),
+        ("certificates.k8s.io", "CertificateSigningRequest") => VERDICTS.into_iter().for_each(|verdict| {
+            keep_conditions(new, old, verdict);
+        }),
+        _ => {}
+    }
+}
+
+/// The conditions by which a certificate request is decided. Approvers set them, signers must not.
+pub(crate) const APPROVED: &str = "Approved";
+pub(crate) const DENIED: &str = "Denied";
+pub(crate) const VERDICTS: [&str; 2] = [APPROVED, DENIED];
+
+/// Takes the conditions of one type over from `old`, unless there are more or fewer of them: that is for validation to
+/// refuse.
+fn keep_conditions(new: &mut Value, old: &Value, condition: &str) {
+    let is_it = |one: &Value| tree::text(one, "/type") == condition;
+    let kept: Vec<&Value> = tree::list(old, "/status/conditions").iter().filter(|one| is_it(one)).collect();
+    let mut places: Vec<&mut Value> =
+        tree::list_mut(new, "/status/conditions").iter_mut().filter(|one| is_it(one)).collect();
+    if places.len() == kept.len() {
+        places.iter_mut().zip(kept).for_each(|(place, one)| place.clone_from(one));
     }
 }
 

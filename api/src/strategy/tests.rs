@@ -163,3 +163,12 @@ fn odd_shapes_break_nothing() {
         }
     }
 }
+
+#[test]
+fn a_signer_does_not_rewrite_the_verdict() {
+    let approved = |message: &str| json!({"type": "Approved", "status": "True", "message": message});
+    let old = json!({"metadata": {}, "status": {"conditions": [approved("by ann")]}});
+    let mut new = json!({"metadata": {}, "status": {"conditions": [{"type": "Failed"}, approved("by eve")]}});
+    prepare_for_subresource(kind("certificates.k8s.io", "CertificateSigningRequest"), "status", &mut new, &old);
+    assert_eq!(new["status"]["conditions"], json!([{"type": "Failed"}, approved("by ann")]));
+}

@@ -6,6 +6,7 @@
 
 mod affinity;
 mod batch;
+mod certificate;
 mod checks;
 mod container;
 mod core;
@@ -122,6 +123,7 @@ static RULES: &[Rules] = &[
     rules("", "PersistentVolumeClaim", storage::claim).step(storage::claim_step),
     rules("storage.k8s.io", "StorageClass", storage::class).step(storage::class_step),
     rules("autoscaling", "Scale", workload::scale),
+    rules("certificates.k8s.io", "CertificateSigningRequest", certificate::object).status(certificate::status),
 ];
 
 fn of(kind: &Kind) -> Option<&'static Rules> {
@@ -160,6 +162,14 @@ pub fn update_status(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
     if let Some(rules) = of(kind) {
         (rules.status)(new, old, &mut errors);
     }
+    errors.0
+}
+
+/// The errors of a verdict on a certificate request.
+pub fn certificate_approval(kind: &Kind, new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    meta::step(kind, new, old, &mut errors);
+    certificate::approval(new, old, &mut errors);
     errors.0
 }
 

@@ -1,12 +1,14 @@
 //! Who may approve and sign certificate requests, and for whom: the verbs `approve` and `sign` on the signer.
+//!
+//! Always holds: nobody becomes a server of the cluster by a certificate that was asked for here, whoever approves it.
 
-use pintle_api::status::Status;
+use pintle_api::status::{FieldError, Path, Status};
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
-use serde_json::Value;
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 use super::{Chain, forbidden};
+use crate::authz::SERVERS;
 use crate::authz::live::text;
 use crate::authz::rules::Action;
 use crate::types::{MASTERS, Operation, Review};
@@ -19,10 +21,12 @@ pub(super) fn check(chain: &Chain, review: &Review<'_>) -> Result<(), Status> {
     match (review.operation, review.subresource) {
         (Operation::Create, "") => check_subject(review, signer),
         (Operation::Update, "approval") if changed(review, "/status/conditions") => {
-            permit(chain, review, "approve", signer)
+            permit(chain, review, "approve", signer)?;
+            check_subject(review, signer)
         }
         (Operation::Update, "status") if changed(review, "/status/certificate") => {
-            permit(chain, review, "sign", signer)
+            permit(chain, review, "sign", signer)?;
+            check_subject(review, signer)
         }
         _ => Ok(()),
     }
@@ -45,22 +49,34 @@ fn permit(chain: &Chain, review: &Review<'_>, verb: &'static str, signer: &str) 
     Err(forbidden(review, &format!("user not permitted to {verb} requests with signerName {signer:?}")))
 }
 
-/// A client certificate for `system:masters` cannot be asked for: it could never be taken back.
+/// A client certificate for `system:masters` cannot be asked for: it could never be taken back. Servers speak for
+/// everybody, so nobody signs for them but who sets up the cluster.
 fn check_subject(review: &Review<'_>, signer: &str) -> Result<(), Status> {
-    if signer == CLIENT_SIGNER && organizations(&review.object).iter().any(|group| group == MASTERS) {
-        let why = format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed");
-        return Err(forbidden(review, &why));
-    }
-    Ok(())
+    let Some(groups) = organizations(text(&review.object, "/spec/request")) else {
+        let path = Path::new("spec").child("request");
+        let why = "must be one PEM block of type CERTIFICATE REQUEST that can be read";
+        let error = FieldError::invalid(&path, "", why);
+        return Err(Status::invalid(review.kind.group, review.kind.kind, review.name, &[error]));
+    };
+    let asks_for = |group: &str| groups.iter().any(|one| one == group);
+    let group = match () {
+        () if asks_for(SERVERS) => SERVERS,
+        () if signer == CLIENT_SIGNER && asks_for(MASTERS) => MASTERS,
+        () => return Ok(()),
+    };
+    Err(forbidden(review, &format!("use of {signer} signer with {group} group is not allowed")))
 }
 
-fn organizations(csr: &Value) -> Vec<String> {
+/// The organisations in the subject of a request. `None` if it cannot be read, or could be read in two ways.
+fn organizations(request: &str) -> Option<Vec<String>> {
     use base64::Engine as _;
-    let pem = base64::engine::general_purpose::STANDARD.decode(text(csr, "/spec/request")).unwrap_or_default();
-    let Ok(der) = CertificateSigningRequestDer::from_pem_slice(&pem) else { return Vec::new() };
-    let Ok((_, request)) = X509CertificationRequest::from_der(der.as_ref()) else { return Vec::new() };
+    let pem = base64::engine::general_purpose::STANDARD.decode(request).ok()?;
+    let blocks = String::from_utf8_lossy(&pem).matches("-----BEGIN").count();
+    let der = CertificateSigningRequestDer::from_pem_slice(&pem).ok().filter(|_| blocks == 1)?;
+    let (rest, request) = X509CertificationRequest::from_der(der.as_ref()).ok()?;
     let subject = &request.certification_request_info.subject;
-    subject.iter_organization().filter_map(|group| group.as_str().ok()).map(str::to_owned).collect()
+    let groups = subject.iter_organization().map(|group| group.as_str().map(str::to_owned).ok()).collect();
+    if rest.is_empty() { groups } else { None }
 }
 
 #[cfg(test)]
@@ -68,7 +84,7 @@ mod tests {
     use std::sync::Arc;
 
     use base64::Engine as _;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::tests::{chain, creation, kind};
     use super::*;
@@ -89,11 +105,51 @@ mod tests {
     }
 
     #[test]
-    fn nobody_asks_for_masters() {
+    fn nobody_asks_for_masters_or_servers() {
         let (user, kind) = (UserInfo::internal(), kind(GROUP, "certificatesigningrequests"));
-        for (organization, want) in [(MASTERS, false), ("dev", true)] {
-            let object = csr(organization, Value::Null);
-            assert_eq!(check(&chain(Fixed::default()), &creation(kind, &object, &user)).is_ok(), want);
+        let own = "example.com/own";
+        for (signer, organization, want) in [
+            (CLIENT_SIGNER, MASTERS, false),
+            (CLIENT_SIGNER, SERVERS, false),
+            (CLIENT_SIGNER, "dev", true),
+            (own, MASTERS, true),
+            (own, SERVERS, false),
+        ] {
+            let mut object = csr(organization, Value::Null);
+            object["spec"]["signerName"] = signer.into();
+            let result = check(&chain(Fixed::default()), &creation(kind, &object, &user));
+            let why = format!("use of {signer} signer with {organization} group is not allowed");
+            let text = format!("certificatesigningrequests.certificates.k8s.io \"c\" is forbidden: {why}");
+            assert_eq!(result.err().map(|status| status.message.clone()), (!want).then_some(text));
+        }
+    }
+
+    #[test]
+    fn nobody_approves_or_signs_for_servers() {
+        let (user, kind) = (UserInfo::internal(), kind(GROUP, "certificatesigningrequests"));
+        let old = csr(SERVERS, json!({}));
+        let mut written = old.clone();
+        written["status"] = json!({"conditions": [{"type": "Approved"}], "certificate": "eA=="});
+        for (subresource, want) in [("approval", false), ("status", false), ("", true)] {
+            let mut review = creation(kind, &written, &user);
+            review.operation = Operation::Update;
+            review.subresource = subresource;
+            review.old = Some(Arc::new(old.clone()));
+            assert_eq!(check(&chain(Fixed::default()), &review).is_ok(), want, "{subresource}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_in_one_way_is_refused() {
+        let (user, kind) = (UserInfo::internal(), kind(GROUP, "certificatesigningrequests"));
+        let base64 = base64::engine::general_purpose::STANDARD;
+        let pem = |csr: Value| base64.decode(text(&csr, "/spec/request")).expect("base64");
+        let two = [pem(csr("dev", Value::Null)), pem(csr(SERVERS, Value::Null))].concat();
+        for request in [base64.encode(two), base64.encode("nonsense"), "***".to_owned(), String::new()] {
+            let mut object = csr("dev", Value::Null);
+            object["spec"]["request"] = request.into();
+            let refused = check(&chain(Fixed::default()), &creation(kind, &object, &user)).expect_err("refused");
+            assert_eq!(refused.code, 422);
         }
     }
 

@@ -252,7 +252,8 @@ fn check_version(kind: &Kind, name: &str, object: &Value, old: &Value) -> Result
 /// The rules for the part of the object that is written.
 fn validation(kind: &'static Kind, subresource: &str, new: &Value, old: &Value) -> Vec<FieldError> {
     match subresource {
-        "status" | "approval" => validate::update_status(kind, new, old),
+        "status" => validate::update_status(kind, new, old),
+        "approval" => validate::certificate_approval(kind, new, old),
         "ephemeralcontainers" => validate::pod_ephemeral_containers(new, old),
         "resize" => validate::pod_resize(new, old),
         // What a binding may change is checked where it is made, in `connect::binding`.
