@@ -30,6 +30,11 @@ pub const JSON_PATCH_OPERATIONS: usize = 10_000;
 /// size of a body.
 pub const JSON_PATCH_COPY_BYTES: usize = BODY_BYTES_MAX;
 
+/// Most elements that the operations of one JSON patch may push aside in lists: an insertion at the head of a list of
+/// [`VALUES_MAX`] moves megabytes, ten thousand of them keep a processor for a minute. This much takes less than a second,
+/// and lets a list of 8,000 be removed from its head one by one.
+pub const JSON_PATCH_SHIFTS: usize = 32_000_000;
+
 /// Longest text of one error answer. Texts quote what was sent, which may be as long as a body.
 pub const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 

@@ -1,4 +1,5 @@
-//! JSON patch (RFC 6902), bounded in operations and in what `copy` may add.
+//! JSON patch (RFC 6902), bounded in operations, in what `copy` may add, and in the elements of lists that its operations
+//! push aside.
 
 use json_patch::{Patch, PatchOperation};
 use serde_json::Value;
@@ -16,8 +17,12 @@ pub fn json(mut document: Value, patch: &Value) -> Result<Value, PatchError> {
     }
     let Patch(operations) =
         serde_json::from_value(patch.clone()).map_err(|error| malformed(format!("error decoding patch: {error}")))?;
-    let mut copied = 0;
+    let (mut copied, mut shifted) = (0, 0_usize);
     for operation in operations {
+        shifted = shifted.saturating_add(elements_shifted(&document, &operation));
+        if shifted > limits::JSON_PATCH_SHIFTS {
+            return Err(PatchError::TooMuchWork { limit: limits::JSON_PATCH_SHIFTS });
+        }
         copied += size_of_copy(&document, &operation);
         if copied > limits::JSON_PATCH_COPY_BYTES {
             return Err(PatchError::Unprocessable(format!(
@@ -37,6 +42,25 @@ fn size_of_copy(document: &Value, operation: &PatchOperation) -> usize {
         }
         _ => 0,
     }
+}
+
+/// How many elements of lists the operation moves by one place.
+fn elements_shifted(document: &Value, operation: &PatchOperation) -> usize {
+    let behind = |place: &str| elements_behind(document, place).unwrap_or_default();
+    match operation {
+        PatchOperation::Add(add) => behind(add.path.as_str()),
+        PatchOperation::Remove(remove) => behind(remove.path.as_str()),
+        PatchOperation::Copy(copy) => behind(copy.path.as_str()),
+        PatchOperation::Move(moved) => behind(moved.from.as_str()).saturating_add(behind(moved.path.as_str())),
+        PatchOperation::Replace(_) | PatchOperation::Test(_) => 0,
+    }
+}
+
+/// The number of elements of a list from `place` on; `None` if that is not in a list.
+fn elements_behind(document: &Value, place: &str) -> Option<usize> {
+    let (list, index) = place.rsplit_once('/')?;
+    let list = document.pointer(list)?.as_array()?;
+    Some(list.len().saturating_sub(index.parse().unwrap_or(list.len())))
 }
 
 #[cfg(test)]
@@ -78,5 +102,28 @@ mod tests {
         assert!(matches!(json(j!({"a": 1}), &many), Err(PatchError::TooManyOperations { .. })));
         let doubling = Value::from(vec![j!({"op": "copy", "from": "", "path": "/a"}); 100]);
         assert!(json(j!({"x": "y".repeat(1000)}), &doubling).is_err());
+    }
+
+    #[test]
+    fn work_in_long_lists_is_bounded() {
+        let list = || j!({"a": vec![0; 100_000], "b": {"c": [1, 2]}});
+        let repeated = |operation: Value| Value::from(vec![operation; 1000]);
+        for operation in [
+            j!({"op": "add", "path": "/a/0", "value": 1}),
+            j!({"op": "remove", "path": "/a/0"}),
+            j!({"op": "copy", "from": "/b/c/0", "path": "/a/0"}),
+            j!({"op": "move", "from": "/a/0", "path": "/a/99999"}),
+            j!({"op": "move", "from": "/a/99999", "path": "/a/0"}),
+        ] {
+            let refused = json(list(), &repeated(operation.clone()));
+            assert_eq!(refused, Err(PatchError::TooMuchWork { limit: limits::JSON_PATCH_SHIFTS }), "{operation}");
+        }
+        for operation in [
+            j!({"op": "add", "path": "/a/-", "value": 1}),
+            j!({"op": "replace", "path": "/a/0", "value": 1}),
+            j!({"op": "move", "from": "/b/c/0", "path": "/b/c/1"}),
+        ] {
+            assert!(json(list(), &repeated(operation.clone())).is_ok(), "{operation}");
+        }
     }
 }

@@ -29,6 +29,9 @@ pub enum PatchError {
     Unprocessable(String),
     #[error("The allowed maximum operations in a JSON patch is {limit}, got {got}")]
     TooManyOperations { limit: usize, got: usize },
+    /// The operations would move more elements of lists than anybody waits for.
+    #[error("The operations of a JSON patch may shift {limit} list elements")]
+    TooMuchWork { limit: usize },
 }
 
 impl PatchError {
@@ -36,7 +39,7 @@ impl PatchError {
         match self {
             Self::Malformed(why) => Status::bad_request(why.clone()),
             Self::Unprocessable(_) => Status::unprocessable(self.to_string()),
-            Self::TooManyOperations { .. } => Status::too_large_because(self.to_string()),
+            Self::TooManyOperations { .. } | Self::TooMuchWork { .. } => Status::too_large_because(self.to_string()),
         }
     }
 }

@@ -176,20 +176,19 @@ async fn update(handler: &Arc<Handler>, call: &Call, place: &Place, sub: &str) -
 
 async fn patch(handler: &Arc<Handler>, call: &Call, place: &Place, sub: &str) -> Result<Response, Status> {
     let (form, options) = (form(call, place.kind)?, options(call)?);
-    let (patch_kind, value) = patch_body(call).await?;
+    let (patch, validation) = (patch_body(call).await?, body::validation(&call.query)?);
     let target = Target { kind: place.kind, namespace: &place.namespace, name: &place.name, subresource: sub };
-    let patch = Patch { kind: patch_kind, body: &value, validation: body::validation(&call.query)? };
-    let result = handler.ctx.registry.patch(target, patch, &options).await?;
+    let result = handler.ctx.registry.patch(target, patch, validation, &options).await?;
     Ok(written(&form, &result, &[]))
 }
 
-/// The kind of a patch, from its content type, and its tree.
-pub(super) async fn patch_body(call: &Call) -> Result<(PatchKind, Value), Status> {
+/// The patch of a request; its content type says of which kind.
+pub(super) async fn patch_body(call: &Call) -> Result<Patch, Status> {
     let kind = PatchKind::of_media_type(&negotiate::content_type(call.headers()))?;
     check_apply_options(kind, &call.query)?;
     let bytes = body::read(call).await?;
     let encoding = if kind == PatchKind::Apply { Encoding::Yaml } else { Encoding::Json };
-    Ok((kind, codec::parse(encoding, &bytes)?))
+    Ok(Patch { kind, body: Arc::new(codec::parse(encoding, &bytes)?), bytes: bytes.len() })
 }
 
 fn check_apply_options(kind: PatchKind, query: &Query) -> Result<(), Status> {

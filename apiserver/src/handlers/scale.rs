@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use http::StatusCode;
 use pintle_api::codec::{self, FieldValidation};
 use pintle_api::kinds::{self, Kind};
@@ -13,7 +14,7 @@ use serde_json::Value;
 
 use super::resource::{Place, options, patch_body, value_response};
 use super::{Call, Handler, body};
-use crate::registry::Target;
+use crate::registry::{Old, Target, at_once, worked_out};
 use crate::types::Response;
 
 pub(super) async fn serve(handler: &Arc<Handler>, call: Call, place: Place) -> Result<Response, Status> {
@@ -28,16 +29,20 @@ pub(super) async fn serve(handler: &Arc<Handler>, call: Call, place: Place) -> R
         "update" => {
             let options = options(&call)?;
             let (scale, _) = body::object(&call, scale_kind).await?;
-            let mut change = |old: &Value| set_replicas(place.kind, old, &scale);
+            let mut change = at_once(|old| set_replicas(place.kind, old, &scale));
             registry.modify(target, &mut change, &options, crate::limits::UPDATE_RETRIES).await?.object
         }
         _ => {
             let options = options(&call)?;
-            let (patch_kind, patch) = patch_body(&call).await?;
-            let mut change = |old: &Value| {
-                let patched = patch_kind.apply(scale_kind, &scale_of(place.kind, old), &patch)?;
-                let decoded = codec::conform(scale_kind, patched, FieldValidation::Ignore)?;
-                set_replicas(place.kind, old, &decoded.object)
+            let patch = patch_body(&call).await?;
+            let kind = place.kind;
+            let mut change = |old: Old| -> BoxFuture<'static, Result<Value, Status>> {
+                let patch = patch.clone();
+                Box::pin(worked_out(old.bytes + patch.bytes, move || {
+                    let patched = patch.kind.apply(scale_kind, &scale_of(kind, &old.tree), &patch.body)?;
+                    let decoded = codec::conform(scale_kind, patched, FieldValidation::Ignore)?;
+                    set_replicas(kind, &old.tree, &decoded.object)
+                }))
             };
             registry.modify(target, &mut change, &options, crate::limits::PATCH_RETRIES).await?.object
         }

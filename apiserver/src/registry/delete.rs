@@ -73,6 +73,12 @@ impl Registry {
             }
             checked?;
             let step = plan(kind, &tree, how, strategy::now());
+            if !fresh && (step == Step::Nothing || options.dry_run) {
+                // No transaction will compare versions: what is answered must be true of the stored object.
+                fresh = true;
+                old = self.stored(kind, namespace, name).await?.ok_or_else(missing)?;
+                continue;
+            }
             fresh = true;
             match self.take(kind, (namespace, name), &old, step, options).await {
                 Ok(deleted) => return deleted,

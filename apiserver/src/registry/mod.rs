@@ -23,17 +23,20 @@ use pintle_api::status::{FieldError, Path, Status};
 use pintle_store::Store;
 use serde_json::Value;
 
+use crate::authz;
 use crate::cache::{self, Cache, Object, Slot, layout};
 use crate::limits;
 use crate::storage::{Storage, status_of};
-use crate::types::{Admit, Hooks, Operation, Review};
+use crate::types::{Admit, Decision, Hooks, Operation, RequestInfo, Review, UserInfo};
 
 pub use delete::Deleted;
 pub use options::{DeleteOptions, Propagation, WriteOptions};
+pub(crate) use patch::worked_out;
 pub use patch::{Patch, PatchKind};
 pub use read::{ListOptions, Page, VersionMatch};
 pub use strategy::now;
 pub use update::Target;
+pub(crate) use update::{Old, at_once};
 
 /// Cheap to clone; clones are the same registry.
 #[derive(Clone)]
@@ -90,6 +93,25 @@ impl Registry {
         let key = Bytes::from(layout::store_key(kind, namespace, name));
         let found = self.storage().read(key).await.map_err(|error| status_of(&error))?;
         Ok(found.as_ref().and_then(cache::feed::object))
+    }
+
+    /// Refuses an update or apply that would create, unless the user may create: the request was authorised for another verb.
+    fn may_create(&self, kind: &'static Kind, namespace: &str, name: &str, user: &UserInfo) -> Result<(), Status> {
+        let info = RequestInfo {
+            verb: "create".into(),
+            is_resource: true,
+            api_prefix: if kind.group.is_empty() { "api".into() } else { "apis".into() },
+            api_group: kind.group.into(),
+            version: kind.version.into(),
+            resource: kind.resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            ..RequestInfo::default()
+        };
+        match self.hooks().authz.authorize(user, &info) {
+            Decision::Allow => Ok(()),
+            Decision::Deny { reason } => Err(authz::forbidden(user, &authz::action_of(&info), &reason)),
+        }
     }
 
     /// Runs the mutating half of admission, and takes over what it changed.

@@ -1,8 +1,13 @@
 //! Patch: an update whose new object is made from the stored one.
 //!
 //! Without a resourceVersion in the patch a lost race is tried again ([`limits::PATCH_RETRIES`]). The result goes through
-//! the same decoding as any body, so that a patch cannot smuggle in what a PUT could not.
+//! the same decoding as any body, so that a patch cannot smuggle in what a PUT could not. Large ones are worked out on
+//! threads of their own, few at a time, so that nobody else waits for them.
 
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use pintle_api::codec::{self, FieldValidation};
 use pintle_api::kinds::Kind;
 use pintle_api::meta::Meta;
@@ -10,8 +15,9 @@ use pintle_api::patch::{self, PatchError};
 use pintle_api::status::Status;
 use pintle_api::tree;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
-use super::update::Target;
+use super::update::{Old, Target};
 use super::{Registry, WriteOptions, Written};
 use crate::limits;
 
@@ -53,44 +59,73 @@ impl PatchKind {
     }
 }
 
-/// A patch as it came in.
-pub struct Patch<'a> {
+/// A patch as it came in. Cheap to clone.
+#[derive(Clone)]
+pub struct Patch {
     pub kind: PatchKind,
-    pub body: &'a Value,
-    pub validation: FieldValidation,
+    pub body: Arc<Value>,
+    /// Size of its text.
+    pub bytes: usize,
 }
 
 impl Registry {
-    /// Patches an object. Server-side apply creates it if absent.
+    /// Patches an object. Server-side apply creates it if absent, for those who may create it.
     ///
     /// # Errors
-    /// As [`Registry::update`]; 422 if the patch does not fit the object.
-    pub async fn patch(&self, target: Target<'_>, patch: Patch<'_>, options: &WriteOptions) -> Result<Written, Status> {
+    /// As [`Registry::update`]; 422 if the patch does not fit the object, 413 if that is too much work.
+    pub async fn patch(
+        &self,
+        target: Target<'_>,
+        patch: Patch,
+        validation: FieldValidation,
+        options: &WriteOptions,
+    ) -> Result<Written, Status> {
         let Target { kind, namespace, name, subresource } = target;
-        if let (PatchKind::Apply, true) = (patch.kind, subresource.is_empty()) {
-            check_applied(kind, name, patch.body)?;
+        let creates = patch.kind == PatchKind::Apply && subresource.is_empty();
+        if creates {
+            check_applied(kind, name, &patch.body)?;
         }
-        let mut warnings = Vec::new();
-        let mut change = |old: &Value| {
-            let patched = patch.kind.apply(kind, old, patch.body)?;
-            let (object, said) = recode(kind, &patched, patch.validation)?;
-            warnings = said;
-            Ok(object)
+        let warnings: Arc<Mutex<Vec<String>>> = Arc::default();
+        let mut change = |old: Old| -> BoxFuture<'static, Result<Value, Status>> {
+            let (patch, warnings) = (patch.clone(), Arc::clone(&warnings));
+            let bytes = old.bytes + patch.bytes;
+            Box::pin(worked_out(bytes, move || {
+                let patched = patch.kind.apply(kind, &old.tree, &patch.body)?;
+                let (object, said) = recode(kind, patched, validation)?;
+                *warnings.lock() = said;
+                Ok(object)
+            }))
         };
-        let result = self.modify(target, &mut change, options, limits::PATCH_RETRIES).await;
-        let result = match result {
-            Err(status) if status.code == 404 && patch.kind == PatchKind::Apply && subresource.is_empty() => {
-                let (object, said) = recode(kind, patch.body, patch.validation)?;
-                warnings = said;
+        let result = match self.modify(target, &mut change, options, limits::PATCH_RETRIES).await {
+            Err(status) if status.code == 404 && creates => {
+                self.may_create(kind, namespace, name, &options.user)?;
+                let (object, said) = recode(kind, Value::clone(&patch.body), validation)?;
+                *warnings.lock() = said;
                 self.create(kind, namespace, object, options).await
             }
             other => other,
         };
         result.map(|mut written| {
-            written.warnings.splice(0..0, warnings);
+            written.warnings.splice(0..0, std::mem::take(&mut *warnings.lock()));
             written
         })
     }
+}
+
+/// Does the work on objects and patches of so many bytes: here if they are small, else beside the requests.
+///
+/// # Errors
+/// Those of `work`.
+pub(crate) async fn worked_out(
+    bytes: usize,
+    work: impl FnOnce() -> Result<Value, Status> + Send + 'static,
+) -> Result<Value, Status> {
+    static LARGE: Semaphore = Semaphore::const_new(limits::LARGE_PATCHES);
+    if bytes < limits::LARGE_PATCH_BYTES {
+        return work();
+    }
+    let _turn = LARGE.acquire().await.map_err(Status::internal)?;
+    tokio::task::spawn_blocking(work).await.map_err(Status::internal)?
 }
 
 /// An applied configuration names its kind and its object.
@@ -115,7 +150,26 @@ fn check_applied(kind: &'static Kind, name: &str, body: &Value) -> Result<(), St
 }
 
 /// Passes a patched tree through the decoder: types checked, order canonical, unknown fields reported.
-fn recode(kind: &'static Kind, object: &Value, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
-    let decoded = codec::conform(kind, object.clone(), validation)?;
+fn recode(kind: &'static Kind, object: Value, validation: FieldValidation) -> Result<(Value, Vec<String>), Status> {
+    let decoded = codec::conform(kind, object, validation)?;
     Ok((decoded.object, decoded.warnings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn large_work_leaves_the_thread_of_requests() {
+        let thread = |bytes| worked_out(bytes, || Ok(Value::from(format!("{:?}", std::thread::current().id()))));
+        let here = Value::from(format!("{:?}", std::thread::current().id()));
+        assert_eq!(thread(limits::LARGE_PATCH_BYTES - 1).await.expect("done"), here);
+        assert_ne!(thread(limits::LARGE_PATCH_BYTES).await.expect("done"), here);
+    }
+
+    #[tokio::test]
+    async fn large_work_that_panics_is_an_internal_error() {
+        let result = worked_out(limits::LARGE_PATCH_BYTES, || panic!("a defect"));
+        assert_eq!(result.await.expect_err("failed").code, 500);
+    }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use pintle_api::kinds::Kind;
 use pintle_api::meta::{Meta, MetaMut};
 use pintle_api::status::{FieldError, Status};
@@ -20,8 +21,23 @@ use crate::limits;
 use crate::storage::{Refused, Write, status_of};
 use crate::types::{Extra, Operation};
 
-/// Makes the new object out of the old one (in the served version). Called again after a lost race.
-pub type Change<'a> = dyn FnMut(&Value) -> Result<Value, Status> + Send + 'a;
+/// Makes the new object out of the old one. Called again after a lost race.
+pub type Change<'a> = dyn FnMut(Old) -> BoxFuture<'static, Result<Value, Status>> + Send + 'a;
+
+/// What a change starts from.
+pub struct Old {
+    /// In the served version.
+    pub tree: Arc<Value>,
+    /// Size of its text.
+    pub bytes: usize,
+}
+
+/// A change that takes no time worth speaking of.
+pub(crate) fn at_once<'a>(
+    mut change: impl FnMut(&Value) -> Result<Value, Status> + Send + 'a,
+) -> impl FnMut(Old) -> BoxFuture<'static, Result<Value, Status>> + Send + 'a {
+    move |old| Box::pin(std::future::ready(change(&old.tree)))
+}
 
 /// Which part of which object is written.
 #[derive(Clone, Copy)]
@@ -53,9 +69,10 @@ enum Outcome {
 impl Registry {
     /// Replaces an object, or its status, by `object`.
     ///
-    /// With a resourceVersion in `object` only that version is replaced; without, any. Some kinds are created if absent.
+    /// With a resourceVersion in `object` only that version is replaced; without, any. Some kinds are created if absent, by
+    /// those who may create them.
     /// # Errors
-    /// 409 Conflict, 404, 422 Invalid, 403 from admission; 504 if the outcome is unknown.
+    /// 409 Conflict, 404, 422 Invalid, 403 from authorization or admission; 504 if the outcome is unknown.
     pub async fn update(
         &self,
         kind: &'static Kind,
@@ -72,9 +89,10 @@ impl Registry {
             let error = FieldError::invalid(&metadata_path("resourceVersion"), 0, "must be specified for an update");
             return Err(invalid(kind, name, &[error]));
         }
-        let result = self.modify(target, &mut |_| Ok(object.clone()), options, limits::UPDATE_RETRIES).await;
+        let result = self.modify(target, &mut at_once(|_| Ok(object.clone())), options, limits::UPDATE_RETRIES).await;
         match result {
             Err(status) if status.code == 404 && create => {
+                self.may_create(kind, namespace, name, &options.user)?;
                 let mut object = object;
                 if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
                     metadata.remove("resourceVersion");
@@ -96,11 +114,11 @@ impl Registry {
         namespace: &str,
         name: &str,
         subresource: &str,
-        mut change: impl FnMut(&Value) -> Result<Value, Status> + Send,
+        change: impl FnMut(&Value) -> Result<Value, Status> + Send,
         options: &WriteOptions,
     ) -> Result<Written, Status> {
         let target = Target { kind, namespace, name, subresource };
-        self.modify(target, &mut change, options, limits::UPDATE_RETRIES).await
+        self.modify(target, &mut at_once(change), options, limits::UPDATE_RETRIES).await
     }
 
     pub(crate) async fn modify(
@@ -168,7 +186,7 @@ impl Registry {
             true => old.tree(),
             false => Arc::new(codec::from_storage(kind, (*old.tree()).clone())),
         };
-        let mut object = change(&old_tree)?;
+        let mut object = change(Old { tree: Arc::clone(&old_tree), bytes: old.size() }).await?;
         check_place(&object, namespace, name)?;
         check_version(kind, name, &object, &old_tree)?;
         defaults::apply(kind, &mut object);

@@ -1,7 +1,12 @@
 //! Create, get, update, patch, delete and their refusals.
 
-use super::{ask, check, send_as};
-use crate::types::UserInfo;
+use std::sync::Arc;
+
+use super::{admin, ask, check, harness, request, send_as, send_to, server_with};
+use crate::cache::Cache;
+use crate::hooks;
+use crate::registry::{DeleteOptions, Registry, WriteOptions};
+use crate::types::{Authorize, Decision, Hooks, RequestInfo, UserInfo};
 
 const MESSAGE: &[&str] = &["/reason", "/message"];
 
@@ -281,4 +286,98 @@ fn a_stale_fence_is_a_conflict() {
     let term = super::harness().store.leadership().borrow().term;
     check(&format!("POST {at} pintle-fence={term}"), &config_map("x"), &["/metadata/name"], "201 x");
     check(&format!("POST {at} pintle-fence=x"), &config_map("y"), &["/reason"], "400 BadRequest");
+}
+
+/// Everything but one verb.
+struct AllBut(&'static str);
+
+impl Authorize for AllBut {
+    fn authorize(&self, _: &UserInfo, info: &RequestInfo) -> Decision {
+        if info.verb == self.0 { Decision::Deny { reason: "no".into() } } else { Decision::Allow }
+    }
+}
+
+#[test]
+fn who_may_not_create_does_not_create_by_update_or_apply() {
+    let server = server_with(Hooks { authz: Arc::new(AllBut("create")), ..hooks::closed() });
+    let joe = || UserInfo { name: "joe".into(), ..UserInfo::default() };
+    let send =
+        |line: &str, body: &str| harness().runtime.block_on(send_to(&server, joe(), request(line, body.to_owned())));
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/crud-verbs/leases";
+    let lease = r#"{"apiVersion":"coordination.k8s.io/v1","kind":"Lease","metadata":{"name":"l"},"spec":{}}"#;
+    let maps = "/api/v1/namespaces/crud-verbs/configmaps";
+    let apply = "type=application/apply-patch+yaml";
+    let why = |resource: &str, group: &str, name: &str| {
+        let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+        format!(
+            "{qualified} {name:?} is forbidden: User \"joe\" cannot create resource {resource:?} in API group {group:?} \
+             in the namespace \"crud-verbs\": no"
+        )
+    };
+    for (line, body, message) in [
+        (format!("PUT {leases}/l"), lease.to_owned(), why("leases", "coordination.k8s.io", "l")),
+        (format!("PATCH {maps}/m?fieldManager=t {apply}"), config_map("m"), why("configmaps", "", "m")),
+    ] {
+        let refused = send(&line, &body);
+        assert_eq!((refused.code, refused.at("/message")), (403, message), "{line}");
+        // Who may create does so, and then the other may write.
+        assert_eq!(ask(&line, &body).code, 201, "{line}");
+        let written = || send(&line, &body).code;
+        super::eventually("the object is known", || written() == 200);
+    }
+}
+
+#[test]
+fn a_stale_cache_does_not_answer_a_delete() {
+    let at = "/api/v1/namespaces/crud-stale/configmaps";
+    let held = r#"{"metadata":{"name":"h","finalizers":["example.com/hold"]}}"#;
+    assert_eq!(ask(&format!("POST {at}"), held).code, 201);
+    check(&format!("DELETE {at}/h"), "", &["/metadata/finalizers"], r#"200 ["example.com/hold"]"#);
+    let kind = pintle_api::kinds::by_gvk("", "v1", "ConfigMap").expect("served");
+    let harness = harness();
+    let cached = harness.server.ctx().cache.get(kind, "crud-stale", "h").expect("being deleted");
+    let release = format!("PATCH {at}/h type=application/merge-patch+json");
+    assert_eq!(ask(&release, r#"{"metadata":{"finalizers":null}}"#).code, 200);
+
+    let behind = Registry::new(harness.store.clone(), Cache::stuck(cached.revision, vec![cached]));
+    behind.install(hooks::closed());
+    let (how, options) = (DeleteOptions::default(), WriteOptions::internal());
+    for dry_run in [false, true] {
+        let options = WriteOptions { dry_run, ..options.clone() };
+        let deleted = harness.runtime.block_on(behind.delete(kind, "crud-stale", "h", &how, &options));
+        assert_eq!(deleted.expect_err("gone").code, 404, "dry run: {dry_run}");
+    }
+}
+
+#[test]
+fn nothing_is_decided_before_the_cache_is_filled() {
+    let server =
+        crate::ApiServer::with_hooks(super::config(super::free_address()), harness().store.clone(), hooks::closed());
+    let send =
+        |line: &str, body: &str| harness().runtime.block_on(send_to(&server, admin(), request(line, body.to_owned())));
+    for (line, body) in [
+        ("GET /api/v1/namespaces/crud/configmaps/one", ""),
+        ("POST /api/v1/namespaces/crud/configmaps", r#"{"metadata":{"name":"early"}}"#),
+        ("GET /apis", ""),
+    ] {
+        let answer = send(line, body);
+        let got =
+            (answer.code, answer.at("/message"), answer.headers["retry-after"].to_str().expect("text").to_owned());
+        assert_eq!(got, (429, "storage is (re)initializing".into(), "1".into()), "{line}");
+    }
+    assert_eq!(send("GET /livez", "").code, 200);
+    assert_eq!(send("GET /readyz", "").code, 500);
+}
+
+#[test]
+fn large_patches_are_bounded_in_work() {
+    let at = "/api/v1/namespaces/crud-work/configmaps";
+    let finalizers: Vec<String> = (0..20_000).map(|n| format!("\"example.com/f{n}\"")).collect();
+    let held = format!(r#"{{"metadata":{{"name":"w","finalizers":[{}]}}}}"#, finalizers.join(","));
+    assert_eq!(ask(&format!("POST {at}"), &held).code, 201);
+    let operations = vec![r#"{"op":"move","from":"/metadata/finalizers/0","path":"/metadata/finalizers/-"}"#; 4_000];
+    let line = format!("PATCH {at}/w type=application/json-patch+json");
+    check(&line, &format!("[{}]", operations.join(",")), &["/reason"], "413 RequestEntityTooLarge");
+    let few = format!("[{}]", operations[..10].join(","));
+    check(&line, &few, &["/metadata/finalizers/19999"], "200 example.com/f9");
 }

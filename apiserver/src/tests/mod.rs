@@ -5,6 +5,7 @@
 
 mod crud;
 mod discovery;
+mod edge;
 mod lists;
 mod watches;
 
@@ -21,7 +22,7 @@ use pintle_store::{Store, StoreOptions};
 use serde_json::Value;
 use tower::ServiceExt;
 
-use crate::types::{Body, Config, ServiceAccountConfig, UserInfo};
+use crate::types::{Body, Config, Hooks, ServiceAccountConfig, UserInfo};
 use crate::{ApiServer, hooks};
 
 /// Every wait of a test ends after this.
@@ -32,7 +33,7 @@ struct Harness {
     server: ApiServer,
     store: Store,
     _dir: tempfile::TempDir,
-    _group: Group,
+    group: Group,
 }
 
 fn harness() -> &'static Harness {
@@ -43,7 +44,7 @@ fn harness() -> &'static Harness {
         let dir = tempfile::tempdir().expect("directory");
         let group = Group::new("test");
         let (server, store) = runtime.block_on(start(dir.path(), &group));
-        Harness { runtime, server, store, _dir: dir, _group: group }
+        Harness { runtime, server, store, _dir: dir, group }
     })
 }
 
@@ -67,6 +68,17 @@ async fn start(dir: &std::path::Path, group: &Group) -> (ApiServer, Store) {
     server.start_cache(group);
     server.ctx().cache.wait(1, DEADLINE).await.expect("cache fills");
     (server, store)
+}
+
+/// Another server over the same store, with other hooks, once its cache is filled.
+fn server_with(hooks: Hooks) -> ApiServer {
+    let harness = harness();
+    harness.runtime.block_on(async {
+        let server = ApiServer::with_hooks(config(free_address()), harness.store.clone(), hooks);
+        server.start_cache(&harness.group);
+        server.ctx().cache.wait(1, DEADLINE).await.expect("cache fills");
+        server
+    })
 }
 
 fn free_address() -> SocketAddr {
@@ -160,7 +172,11 @@ fn request(line: &str, body: impl Into<Body>) -> http::Request<Body> {
 }
 
 async fn send_as(user: UserInfo, request: http::Request<Body>) -> Answer {
-    let response = harness().server.local(user).oneshot(request).await.expect("infallible");
+    send_to(&harness().server, user, request).await
+}
+
+async fn send_to(server: &ApiServer, user: UserInfo, request: http::Request<Body>) -> Answer {
+    let response = server.local(user).oneshot(request).await.expect("infallible");
     let (parts, body) = response.into_parts();
     let body = tokio::time::timeout(DEADLINE, to_bytes(body, usize::MAX)).await.expect("in time").expect("body");
     Answer { code: parts.status.as_u16(), headers: parts.headers, body }

@@ -150,14 +150,15 @@ impl Cluster {
     /// Waits until the last thing of a bootstrap round is there.
     pub async fn bootstrapped(&self) {
         let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
-        while self.admin("GET", path, Value::Null).await.0 != 200 {
-            self.next_change().await;
-        }
-    }
-
-    async fn next_change(&self) {
         let cache = &self.servers[0].ctx().cache;
-        let _ = cache.wait(cache.revision() + 1, Duration::from_millis(200)).await;
+        loop {
+            // What is not there at this revision comes with a later one.
+            let seen = cache.revision();
+            if self.admin("GET", path, Value::Null).await.0 == 200 {
+                return;
+            }
+            cache.wait(seen + 1, DEADLINE).await.expect("bootstrap goes on");
+        }
     }
 
     pub async fn admin(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
