@@ -1,7 +1,13 @@
-//! JSON and protobuf against the golden files that upstream publishes with its API, where their Debian package is
-//! installed (golang-k8s-api-dev) or `PINTLE_K8S_TESTDATA` names a folder of them. Skipped, saying so, where not.
+//! JSON, YAML and protobuf against the golden files that upstream publishes with its API (Debian's golang-k8s-api-dev).
+//!
+//! They are looked for in the folder that `PINTLE_K8S_TESTDATA` names; then where the set-up unpacks them, in
+//! `k8s-testdata` among the project's tools; then where the package installs them. Skipped, saying so, where they are not.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use pintle_api::{
     codec::{self, FieldValidation},
@@ -9,10 +15,25 @@ use pintle_api::{
 };
 use serde_json::Value;
 
+/// Where the package has the files, below the root of what it unpacks to.
+const IN_PACKAGE: &str = "usr/share/gocode/src/k8s.io/api/testdata/HEAD";
+
 fn folder() -> Option<PathBuf> {
-    let installed = PathBuf::from("/usr/share/gocode/src/k8s.io/api/testdata/HEAD");
-    let folder = std::env::var_os("PINTLE_K8S_TESTDATA").map_or(installed, PathBuf::from);
-    folder.is_dir().then_some(folder)
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(named) = variable("PINTLE_K8S_TESTDATA") {
+        assert!(has_files(&named), "PINTLE_K8S_TESTDATA names {}, which holds no golden files", named.display());
+        return Some(named);
+    }
+    let cache = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let tools = variable("PINTLE_TOOLS").or_else(|| Some(cache()?.join("pintle/tools")));
+    let unpacked = tools.map(|tools| tools.join("k8s-testdata"));
+    let roots = unpacked.clone().into_iter().chain([PathBuf::from("/")]);
+    unpacked.into_iter().chain(roots.map(|root| root.join(IN_PACKAGE))).find(|folder| has_files(folder))
+}
+
+fn has_files(folder: &Path) -> bool {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.into_iter().any(|file| file.path().extension().is_some_and(|extension| extension == "pb"))
 }
 
 /// A kind's three files.
@@ -27,7 +48,7 @@ struct Golden {
 fn golden() -> Vec<Golden> {
     let Some(folder) = folder() else {
         // Past the capture of the test harness: a skipped test must not look like a passed one.
-        let text = "golden files SKIPPED: golang-k8s-api-dev is not installed, PINTLE_K8S_TESTDATA is not set\n";
+        let text = "golden files SKIPPED: not unpacked by the set-up, golang-k8s-api-dev not installed, PINTLE_K8S_TESTDATA not set\n";
         let _ = std::io::stderr().write_all(text.as_bytes());
         return Vec::new();
     };
