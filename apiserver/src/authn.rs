@@ -64,9 +64,10 @@ impl Authenticator {
         let shown = match peer.and_then(|certs| x509::identity(certs, clock::unix_seconds())) {
             Some(Ok(user)) if user.in_group(SERVERS) => Some(proxied::speaker(user, &parts.headers)?),
             Some(Ok(user)) => Some(user),
+            // A good token beside a bad certificate is enough; without one the certificate is what was refused.
             Some(Err(why)) => {
                 tracing::info!(error = %why, "client certificate refused");
-                return Err(Status::unauthorized());
+                Some(self.bearer(&parts.headers).await?.ok_or_else(Status::unauthorized)?)
             }
             None => self.bearer(&parts.headers).await?,
         };

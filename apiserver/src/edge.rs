@@ -5,6 +5,7 @@
 //! but its own stream; a panic ends one connection, not the process. Streams are never cut for being quiet.
 
 mod activity;
+mod certificates;
 mod places;
 
 use std::io;
@@ -29,19 +30,22 @@ use crate::handlers::Handler;
 use crate::limits;
 use crate::types::{Body, PeerAddr, PeerCerts, Request};
 use activity::Activity;
+pub use certificates::ClientCertificates;
 use places::{Place, Places};
 
 /// Serves until `stop`, then drains: HTTP/2 clients get GOAWAY, watches end, and after [`limits::DRAIN`] the rest is dropped.
 ///
 /// # Errors
 /// Only if the listener itself breaks; errors of single connections are theirs.
-pub async fn serve(
-    handler: Arc<Handler>,
-    listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
-    stop: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(handler: Arc<Handler>, listener: TcpListener, tls: Tls, stop: CancellationToken) -> io::Result<()> {
     serve_within(Deadlines::default(), handler, listener, tls, stop).await
+}
+
+/// How the listener speaks TLS. Without `clients` no certificate identifies anybody.
+#[derive(Clone)]
+pub struct Tls {
+    pub server: Arc<rustls::ServerConfig>,
+    pub clients: Option<ClientCertificates>,
 }
 
 /// How long a connection may be silent. Fixed; tests have shorter ones.
@@ -68,10 +72,10 @@ pub(crate) async fn serve_within(
     deadlines: Deadlines,
     handler: Arc<Handler>,
     listener: TcpListener,
-    tls: Arc<rustls::ServerConfig>,
+    tls: Tls,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let acceptor = TlsAcceptor::from(with_protocols(tls));
+    let acceptor = TlsAcceptor::from(with_protocols(tls.server));
     let places = Places::new(limits::CONNECTIONS, limits::CONNECTIONS_PER_ADDRESS);
     let connections = TaskTracker::new();
     loop {
@@ -91,7 +95,8 @@ pub(crate) async fn serve_within(
                     tracing::debug!(peer = %address, "connection refused: its address has too many");
                     continue;
                 };
-                let connection = Connection { handler: Arc::clone(&handler), address, deadlines, stop: stop.clone() };
+                let (handler, clients, stop) = (Arc::clone(&handler), tls.clients.clone(), stop.clone());
+                let connection = Connection { handler, clients, address, deadlines, stop };
                 let work = AssertUnwindSafe(connection.run(stream, acceptor.clone(), place)).catch_unwind();
                 connections.spawn(async move {
                     if work.await.is_err() {
@@ -126,6 +131,7 @@ fn with_protocols(tls: Arc<rustls::ServerConfig>) -> Arc<rustls::ServerConfig> {
 
 struct Connection {
     handler: Arc<Handler>,
+    clients: Option<ClientCertificates>,
     address: SocketAddr,
     deadlines: Deadlines,
     stop: CancellationToken,
@@ -142,11 +148,10 @@ impl Connection {
             }
             Err(_) => return,
         };
-        let certs = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .map(|certs| PeerCerts(Arc::new(certs.iter().map(|cert| cert.clone().into_owned()).collect())));
+        let certs = stream.get_ref().1.peer_certificates().map(|chain| PeerCerts {
+            trusted: self.clients.as_ref().is_some_and(|clients| clients.trusts(chain)),
+            chain: chain.iter().map(|cert| cert.clone().into_owned()).collect(),
+        });
         let activity = Arc::new(Activity::new());
         let (handler, address, counted) = (Arc::clone(&self.handler), self.address, Arc::clone(&activity));
         let service = service_fn(move |request: http::Request<Incoming>| {

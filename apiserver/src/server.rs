@@ -81,7 +81,7 @@ impl ApiServer {
     ///
     /// # Errors
     /// If the listener breaks.
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> io::Result<()> {
+    pub async fn serve(&self, listener: TcpListener, tls: edge::Tls) -> io::Result<()> {
         edge::serve(Arc::clone(&self.handler), listener, tls, self.handler.stop.clone()).await
     }
 
@@ -91,7 +91,7 @@ impl ApiServer {
         &self,
         deadlines: edge::Deadlines,
         listener: TcpListener,
-        tls: Arc<rustls::ServerConfig>,
+        tls: edge::Tls,
     ) -> io::Result<()> {
         let stop = self.handler.stop.clone();
         edge::serve_within(deadlines, Arc::clone(&self.handler), listener, tls, stop).await

@@ -52,9 +52,14 @@ impl UserInfo {
     }
 }
 
-/// DER client certificates of the connection, leaf first, already verified against the cluster CA. In a request's extensions.
+/// Client certificates of the connection. In a request's extensions.
 #[derive(Clone, Debug)]
-pub struct PeerCerts(pub Arc<Vec<rustls_pki_types::CertificateDer<'static>>>);
+pub struct PeerCerts {
+    /// DER, leaf first; the client holds the leaf's key.
+    pub chain: Arc<[rustls_pki_types::CertificateDer<'static>]>,
+    /// Whether the chain leads to the cluster's authority. Otherwise it identifies nobody.
+    pub trusted: bool,
+}
 
 /// Address of the connection's other end. In a request's extensions; absent for in-process calls.
 #[derive(Clone, Copy, Debug)]

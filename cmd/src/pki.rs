@@ -13,10 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use pintle_apiserver::edge::{ClientCertificates, Tls};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType, SerialNumber,
 };
+use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
@@ -137,25 +139,35 @@ impl Authority {
         roots(&self.certificate)
     }
 
-    /// TLS for listeners: presents `leaf`; a client certificate of this authority is required or merely accepted.
-    pub fn server_config(
+    /// TLS for listeners between programs of the cluster: presents `leaf`, and wants a client certificate of this
+    /// authority.
+    pub fn server_config(&self, leaf: &Leaf, alpn: &[&str]) -> Result<Arc<rustls::ServerConfig>> {
+        self.listening(self.clients()?, leaf, alpn)
+    }
+
+    /// TLS for the API: presents `leaf`; who has a client certificate is judged after the handshake.
+    pub fn api_config(&self, leaf: &Leaf, alpn: &[&str]) -> Result<Tls> {
+        let clients = ClientCertificates::judged_by(self.clients()?);
+        let server = self.listening(clients.for_tls(), leaf, alpn)?;
+        Ok(Tls { server, clients: Some(clients) })
+    }
+
+    fn clients(&self) -> Result<Arc<dyn ClientCertVerifier>> {
+        let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(self.roots()?)).build();
+        Ok(verifier.context("build the client certificate verifier")?)
+    }
+
+    fn listening(
         &self,
+        clients: Arc<dyn ClientCertVerifier>,
         leaf: &Leaf,
-        client: ClientCertificate,
         alpn: &[&str],
     ) -> Result<Arc<rustls::ServerConfig>> {
-        let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(self.roots()?));
-        let verifier = match client {
-            ClientCertificate::Required => verifier,
-            ClientCertificate::Accepted => verifier.allow_unauthenticated(),
-        }
-        .build()
-        .context("build the client certificate verifier")?;
         // The authority goes along, so that a joining worker can compare it with the hash in its token.
         let mut chain = certificates(&leaf.certificate)?;
         chain.push(self.der()?);
         let mut config = rustls::ServerConfig::builder()
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(clients)
             .with_single_cert(chain, private_key(&leaf.key)?)
             .context("use the server certificate")?;
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
@@ -171,13 +183,6 @@ impl Authority {
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Ok(Arc::new(config))
     }
-}
-
-/// Whether a listener insists on a client certificate.
-#[derive(Clone, Copy)]
-pub enum ClientCertificate {
-    Required,
-    Accepted,
 }
 
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
@@ -254,7 +259,7 @@ mod tests {
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let leaf = again.issue(&Subject { common_name: "s1", organizations: &["o"], names: &names }).expect("issue");
         let _ = rustls::crypto::ring::default_provider().install_default();
-        again.server_config(&leaf, ClientCertificate::Required, &["h2"]).expect("server config");
+        again.server_config(&leaf, &["h2"]).expect("server config");
         again.client_config(&leaf, &["h2"]).expect("client config");
     }
 

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::pki::{Authority, ClientCertificate, Leaf, Subject};
+use crate::pki::{Authority, Leaf, Subject};
 
 /// Requests in flight get this long to end when the server stops; the whole stop takes at most about twice that.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -266,7 +266,7 @@ async fn start_store(
         })
         .collect();
     let tls = raft::Tls {
-        server: identity.authority.server_config(&identity.leaf, ClientCertificate::Required, &["h2"])?,
+        server: identity.authority.server_config(&identity.leaf, &["h2"])?,
         client: identity.authority.client_config(&identity.leaf, &["h2"])?,
     };
     let mut options =
@@ -285,7 +285,7 @@ fn start_etcd_front(
     listener: TcpListener,
     group: &Group,
 ) -> Result<tokio::task::JoinHandle<()>> {
-    let tls = identity.authority.server_config(&identity.leaf, ClientCertificate::Required, &["h2", "http/1.1"])?;
+    let tls = identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?;
     let (router, stop) = (etcd::router(store), group.token());
     Ok(tokio::spawn(async move {
         if let Err(error) = etcd::serve(router, listener, Some(tls), stop).await {
@@ -335,7 +335,7 @@ fn start_api(
     };
     let api = ApiServer::new(settings, store.clone()).context("set up the API server")?;
     api.start(group);
-    let tls = identity.authority.server_config(&identity.leaf, ClientCertificate::Accepted, &["h2", "http/1.1"])?;
+    let tls = identity.authority.api_config(&identity.leaf, &["h2", "http/1.1"])?;
     let (serving, stopper) = (api.clone(), group.clone());
     group.spawn("api", async move {
         if let Err(error) = serving.serve(listener, tls).await {

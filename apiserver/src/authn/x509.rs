@@ -1,7 +1,7 @@
 //! The identity in a client certificate: common name = user, organisations = groups.
 //!
-//! The chain was verified by TLS when the connection was made; connections live long, so the validity period is looked
-//! at again for every request.
+//! The chain was judged when the connection was made; connections live long, so the validity period is looked at again
+//! for every request.
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -14,13 +14,18 @@ const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 pub(crate) enum CertificateError {
     #[error("not an X.509 certificate")]
     Malformed,
+    #[error("certificate is not of this cluster's authority, or not valid now")]
+    Untrusted,
     #[error("certificate of {0:?} is outside its validity period")]
     Validity(String),
 }
 
 /// `None` if the certificate names no user.
 pub(crate) fn identity(certs: &PeerCerts, now: i64) -> Option<Result<UserInfo, CertificateError>> {
-    let der = certs.0.first()?;
+    let der = certs.chain.first()?;
+    if !certs.trusted {
+        return Some(Err(CertificateError::Untrusted));
+    }
     let Ok((_, certificate)) = X509Certificate::from_der(der.as_ref()) else {
         return Some(Err(CertificateError::Malformed));
     };
@@ -40,8 +45,6 @@ pub(crate) fn identity(certs: &PeerCerts, now: i64) -> Option<Result<UserInfo, C
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// Self-signed; chain checks are TLS's. CN=system:node:n1, O=system:nodes, O=extra, valid 2024-01-01 to 2034-01-01.
@@ -54,7 +57,7 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2034, 1, 1);
         let key = rcgen::KeyPair::generate().expect("key");
         let certificate = params.self_signed(&key).expect("certificate");
-        PeerCerts(Arc::new(vec![certificate.der().clone()]))
+        PeerCerts { chain: [certificate.der().clone()].into(), trusted: true }
     }
 
     #[test]
@@ -71,10 +74,16 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_certificate_is_refused_whatever_it_says() {
+        let foreign = PeerCerts { trusted: false, ..certificate("ann") };
+        assert_eq!(identity(&foreign, 1_750_000_000), Some(Err(CertificateError::Untrusted)));
+    }
+
+    #[test]
     fn nameless_and_broken_certificates_are_nobody() {
         assert!(identity(&certificate(""), 1_750_000_000).is_none());
-        assert!(identity(&PeerCerts(Arc::new(Vec::new())), 0).is_none());
-        let broken = PeerCerts(Arc::new(vec![vec![0x30, 0x03, 0x02].into()]));
+        assert!(identity(&PeerCerts { chain: [].into(), trusted: true }, 0).is_none());
+        let broken = PeerCerts { chain: [vec![0x30, 0x03, 0x02].into()].into(), trusted: true };
         assert_eq!(identity(&broken, 0), Some(Err(CertificateError::Malformed)));
     }
 }

@@ -47,10 +47,10 @@ fn serve(deadlines: Deadlines) -> Edge {
     let harness = harness();
     let listener = harness.runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("port");
     let address = listener.local_addr().expect("address");
-    let certificate = Arc::clone(&tls.server);
+    let listening = crate::edge::Tls { server: Arc::clone(&tls.server), clients: None };
     let _entered = harness.runtime.enter();
     harness.group.spawn("edge", async move {
-        let _ = server.serve_within(deadlines, listener, certificate).await;
+        let _ = server.serve_within(deadlines, listener, listening).await;
     });
     Edge { address, tls }
 }

@@ -15,7 +15,7 @@ use pintle_proto::node_v1::node_client::NodeClient;
 use pintle_proto::node_v1::{
     AgentMessage, Frame, Hello, Open, Refused, ServerMessage, agent_message, open, server_message,
 };
-use pintle_raft::{Options, Peer, Tls};
+use pintle_raft::{Options, Peer};
 use pintle_store::{Store, StoreOptions};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::WebSocketStream;
 use tower::ServiceExt;
 
+use crate::edge::{ClientCertificates, Tls};
 use crate::types::{Body, Config, MASTERS, PeerServer, ServiceAccountConfig, UserInfo};
 use crate::{ApiServer, tokens};
 
@@ -89,17 +90,18 @@ impl Pki {
         Arc::new(roots)
     }
 
-    fn server(&self, name: &str) -> rustls::ServerConfig {
+    fn server(&self, name: &str) -> Tls {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(self.roots(), Arc::clone(&provider));
-        let verifier = verifier.allow_unauthenticated().build().expect("verifier");
+        let clients = ClientCertificates::judged_by(verifier.build().expect("verifier"));
         let (certificate, key) = self.leaf(&format!("system:pintle:server:{name}"), "system:pintle:servers");
-        rustls::ServerConfig::builder_with_provider(provider)
+        let server = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .expect("versions")
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(clients.for_tls())
             .with_single_cert(vec![certificate], key)
-            .expect("server side")
+            .expect("server side");
+        Tls { server: Arc::new(server), clients: Some(clients) }
     }
 
     /// A client; without a name it shows no certificate.
@@ -133,7 +135,7 @@ impl Cluster {
         for (n, listener) in listeners.into_iter().enumerate() {
             let server = ApiServer::new(config(n, &addresses, &pki, &key), store.clone()).expect("configuration");
             server.start(&group);
-            let (serving, tls) = (server.clone(), Arc::new(pki.server(&format!("s{n}"))));
+            let (serving, tls) = (server.clone(), pki.server(&format!("s{n}")));
             group.spawn("serve", async move {
                 let _ = serving.serve(listener, tls).await;
             });
@@ -317,7 +319,7 @@ async fn start_store(dir: &std::path::Path, group: &Group, pki: &Pki) -> Store {
     let text = free.to_string();
     let peer = Peer { id: 1, name: "s0".into(), peer_addr: text.clone(), client_addr: text.clone(), api_addr: text };
     let client = pki.client(Some(("system:pintle:server:s0", "system:pintle:servers")));
-    let tls = Tls { server: Arc::new(pki.server("s0")), client: Arc::new(client) };
+    let tls = pintle_raft::Tls { server: pki.server("s0").server, client: Arc::new(client) };
     let mut options = Options::new(1, 1, dir.join("raft"), free, vec![peer], tls);
     options.heartbeat = Duration::from_millis(20);
     options.election_min = Duration::from_millis(60);
