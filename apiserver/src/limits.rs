@@ -73,6 +73,11 @@ pub const BOOKMARK: Duration = Duration::from_secs(60);
 /// Bytes of watch frames gathered before they are handed to the connection.
 pub const WATCH_CHUNK: usize = 64 * 1024;
 
+/// Revisions back from now at which a watch that the cache cannot serve is served from the store's history: reading it
+/// takes a second or two, which is what a new list of a large kind would take.
+pub const PAST_REVISIONS: i64 = 200_000;
+/// Watches that read the store's history at once, each with up to a batch of it in memory; others list anew.
+pub const PAST_WATCHES: usize = 64;
 /// Events a watch looks at before it lets others run: selectors may leave all of them out.
 pub const WATCH_TURN: usize = 256;
 

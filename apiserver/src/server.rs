@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::throttle::Throttle;
 use crate::types::{Body, Config, Ctx, Hooks, UserInfo};
-use crate::{bootstrap, discovery, edge};
+use crate::{bootstrap, discovery, edge, limits};
 
 /// Cheap to clone; clones are the same server.
 #[derive(Clone)]
@@ -69,7 +69,8 @@ impl ApiServer {
     /// Starts the watch cache only.
     pub fn start_cache(&self, group: &Group) {
         let ctx = &self.handler.ctx;
-        group.spawn("watch-cache", cache::feed::run(Arc::clone(&ctx.cache), ctx.store.clone(), group.token()));
+        let (cache, store) = (Arc::clone(&ctx.cache), ctx.store.clone());
+        group.spawn("watch-cache", cache::feed::run(cache, store, limits::HISTORY_REVISIONS, group.token()));
         let (stop, stopping) = (self.handler.stop.clone(), group.token());
         group.spawn("drain", async move {
             stopping.cancelled().await;

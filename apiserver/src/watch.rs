@@ -4,6 +4,8 @@
 //! follow, seen through the selectors: an object that starts or stops matching is ADDED or DELETED. Bookmarks only name
 //! revisions whose events have been sent (I8). The stream ends by its own time, a slow client, or the server's shutdown.
 
+mod past;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use crate::encode::Form;
 use crate::limits;
 use crate::registry::{ListOptions, Registry, VersionMatch};
 use crate::request::Query;
+use past::{Lost, Past};
 
 /// What a watch asks for beside its selectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ struct Session {
     form: Form,
     list: ListOptions,
     start: Start,
+    /// Events before the watcher's, if the cache does not keep them all.
+    past: Option<Past>,
     watcher: Option<Watcher>,
     bookmarks: bool,
     next_bookmark: Instant,
@@ -112,6 +117,7 @@ pub async fn open(
     let interest = list.interest(kind);
     let from_now = version == 0 || options.send_initial == Some(true);
     let mut told = version;
+    let mut past = None;
     let (start, watcher) = if from_now {
         let (Snapshot { revision, objects }, watcher) = cache.watch_from_now(slot, interest);
         let wanted = options.send_initial != Some(false);
@@ -120,12 +126,12 @@ pub async fn open(
         told = 0;
         (Start::Objects { objects: objects.into_iter(), revision, mark_end }, Some(watcher))
     } else {
-        match cache.watch_after(slot, interest, version) {
+        match cache.watch_after(slot, interest.clone(), version) {
             Ok(watcher) => (Start::Done, Some(watcher)),
             Err(TooOld { oldest }) => {
-                let number = |n: i64| u64::try_from(n).unwrap_or(0);
-                let status = Status::resource_version_too_old(number(version), number(oldest));
-                (Start::Failed(Box::new(status)), None)
+                past = Past::after(version, kind, interest, registry.store(), cache);
+                let start = if past.is_some() { Start::Done } else { Start::Failed(too_old(version, oldest)) };
+                (start, None)
             }
         }
     };
@@ -134,6 +140,7 @@ pub async fn open(
         form,
         list,
         start,
+        past,
         watcher,
         bookmarks: options.bookmarks,
         next_bookmark: now + rng::jitter(limits::BOOKMARK, 0.25),
@@ -147,6 +154,11 @@ pub async fn open(
         let chunk = session.next_chunk().await?;
         Some((Ok(chunk), session))
     }))
+}
+
+fn too_old(asked: i64, oldest: i64) -> Box<Status> {
+    let number = |n: i64| u64::try_from(n).unwrap_or(0);
+    Box::new(Status::resource_version_too_old(number(asked), number(oldest)))
 }
 
 impl Session {
@@ -170,6 +182,10 @@ impl Session {
                 self.finish(&mut out);
                 break;
             }
+            if self.past.is_some() {
+                self.send_past(&mut out).await;
+                continue;
+            }
             let Some(watcher) = &self.watcher else { break };
             match watcher.take() {
                 Next::Event(event) => {
@@ -189,6 +205,35 @@ impl Session {
             }
         }
         (!out.is_empty()).then(|| Bytes::from(out))
+    }
+
+    /// Sends a batch of what the store remembers, and goes over to the cache where that is possible.
+    async fn send_past(&mut self, out: &mut Vec<u8>) {
+        let Some(past) = &mut self.past else { return };
+        let next = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return,
+            next = past.next() => next,
+            () = clock::sleep_until(self.ends) => return,
+        };
+        let goes_on = match next {
+            Ok(events) => {
+                let goes_on = past.go_on().await;
+                events.iter().for_each(|event| self.send_event(event, out));
+                goes_on
+            }
+            Err(lost) => Err(lost),
+        };
+        match goes_on {
+            Ok(None) => (),
+            Ok(watcher) => (self.watcher, self.past) = (watcher, None),
+            Err(lost) => {
+                self.over = true;
+                if matches!(lost, Lost::TooOld) {
+                    self.form.error(&too_old(self.told, self.told), out);
+                }
+            }
+        }
     }
 
     /// True if the watch is to end, whatever waits.
@@ -214,7 +259,7 @@ impl Session {
     }
 
     /// Waits for an event, the next bookmark or the end.
-    async fn wait(&self) {
+    async fn wait(&mut self) {
         let Some(watcher) = &self.watcher else { return };
         tokio::select! {
             biased;
@@ -299,6 +344,7 @@ mod tests {
             form: Form { kind, accepted, include: Include::default(), now: crate::registry::now() },
             list: ListOptions::default(),
             start: Start::Done,
+            past: None,
             watcher: Some(watcher),
             bookmarks: true,
             next_bookmark: now + limits::BOOKMARK,

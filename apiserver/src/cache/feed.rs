@@ -26,15 +26,16 @@ enum FeedError {
     Watch(#[source] WatchError),
 }
 
-/// Runs until `stop`. A broken feed makes the cache unready and starts anew.
-pub async fn run(cache: Arc<Cache>, store: Store, stop: CancellationToken) {
+/// Runs until `stop`. A broken feed makes the cache unready and starts anew, each time with events of up to `history`
+/// revisions.
+pub async fn run(cache: Arc<Cache>, store: Store, history: i64, stop: CancellationToken) {
     let mut backoff =
         pintle_base::backoff::Backoff::new(std::time::Duration::from_millis(20), std::time::Duration::from_secs(2));
     loop {
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            result = follow(&cache, &store) => result,
+            result = follow(&cache, &store, history) => result,
         };
         if let Err(error) = result {
             tracing::warn!(error = %Chain(&error), "watch cache starts anew");
@@ -49,9 +50,9 @@ pub async fn run(cache: Arc<Cache>, store: Store, stop: CancellationToken) {
     cache.invalidate();
 }
 
-async fn follow(cache: &Cache, store: &Store) -> Result<(), FeedError> {
+async fn follow(cache: &Cache, store: &Store, history: i64) -> Result<(), FeedError> {
     let newest = store.read_barrier().await.map_err(FeedError::Read)?;
-    let past = (newest - limits::HISTORY_REVISIONS).max(store.compact_revision()).max(1);
+    let past = (newest - history).max(store.compact_revision()).max(1);
     let (start, objects) = match fill(store, past).await {
         Ok(objects) => (past, objects),
         Err(_) if past < newest => (newest, fill(store, newest).await?),

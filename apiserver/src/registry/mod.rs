@@ -84,6 +84,10 @@ impl Registry {
         &self.inner.cache
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
     fn storage(&self) -> &Storage {
         &self.inner.storage
     }

@@ -4,7 +4,11 @@ use futures::StreamExt;
 use serde_json::Value;
 use tower::ServiceExt;
 
-use super::{DEADLINE, admin, ask, harness, request};
+use pintle_base::task::Group;
+use pintle_proto::etcdserverpb::CompactionRequest;
+
+use super::{Answer, DEADLINE, admin, ask, config, free_address, harness, request, send_to, start};
+use crate::{ApiServer, cache, hooks};
 
 /// An open watch whose events are read one by one.
 struct Events {
@@ -13,8 +17,11 @@ struct Events {
 }
 
 fn open(line: &str) -> Events {
-    let response =
-        harness().runtime.block_on(harness().server.local(admin()).oneshot(request(line, ""))).expect("infallible");
+    open_on(&harness().server, line)
+}
+
+fn open_on(server: &ApiServer, line: &str) -> Events {
+    let response = harness().runtime.block_on(server.local(admin()).oneshot(request(line, ""))).expect("infallible");
     assert_eq!(response.status(), 200);
     Events { stream: response.into_body().into_data_stream(), rest: Vec::new() }
 }
@@ -178,4 +185,50 @@ fn table_watches_send_rows() {
         "GET /api/v1/namespaces/watch-i/configmaps?watch=true accept=application/json;as=Table;v=v1;g=meta.k8s.io";
     let event = open(line).next().expect("an event");
     assert_eq!((&event["object"]["kind"], &event["object"]["rows"][0]["cells"][0]), (&"Table".into(), &"one".into()));
+}
+
+#[test]
+fn a_watch_from_before_the_cache_begins_in_the_stores_history() {
+    let (dir, group, runtime) = (tempfile::tempdir().expect("directory"), Group::new("past"), &harness().runtime);
+    let (writer, store) = runtime.block_on(start(dir.path(), &group));
+    let send = |line: &str, body: &str| -> Answer {
+        runtime.block_on(send_to(&writer, admin(), request(line, body.to_owned())))
+    };
+    let at = "/api/v1/namespaces/past/configmaps";
+    let map = |name: &str, label: &str| format!(r#"{{"metadata":{{"name":"{name}","labels":{{"l":"{label}"}}}}}}"#);
+    let label = |name: &str, label: &str| {
+        send(&format!("PATCH {at}/{name} type=application/merge-patch+json"), &map(name, label))
+    };
+    let version = send(&format!("POST {at}"), &map("one", "x")).at("/metadata/resourceVersion");
+    send(&format!("POST {at}"), &map("two", "x"));
+    send("POST /api/v1/namespaces/elsewhere/configmaps", &map("other", "x"));
+    label("one", "y");
+    send(&format!("DELETE {at}/two"), "");
+    let late = label("one", "x").at("/metadata/resourceVersion");
+
+    // A server whose cache keeps nothing of all that.
+    let server = ApiServer::with_hooks(config(free_address()), store.clone(), hooks::closed());
+    let ctx = server.ctx();
+    runtime.block_on(async {
+        group.spawn("cache", cache::feed::run(ctx.cache.clone(), store.clone(), 0, group.token()));
+        ctx.cache.wait(1, DEADLINE).await.expect("cache fills");
+    });
+    let mut events = open_on(&server, &format!("GET {at}?watch=1&resourceVersion={version}"));
+    let mut selected = open_on(&server, &format!("GET {at}?watch=1&resourceVersion={version}&labelSelector=l%3Dx"));
+    for want in ["ADDED two", "MODIFIED one", "DELETED two", "MODIFIED one"] {
+        events.check(want);
+    }
+    for want in ["ADDED two", "DELETED one", "DELETED two", "ADDED one"] {
+        selected.check(want);
+    }
+    send(&format!("POST {at}"), &map("three", "x"));
+    events.check("ADDED three");
+    selected.check("ADDED three");
+
+    let revision = late.parse().expect("a revision");
+    runtime.block_on(store.compact(CompactionRequest { revision, physical: false })).expect("compacted");
+    let gone = open_on(&server, &format!("GET {at}?watch=1&resourceVersion={version}")).next().expect("an event");
+    assert_eq!((&gone["type"], &gone["object"]["code"]), (&"ERROR".into(), &410.into()), "{gone}");
+    open_on(&server, &format!("GET {at}?watch=1&resourceVersion={late}")).check("ADDED three");
+    runtime.block_on(group.stop(DEADLINE)).expect("stops");
 }
