@@ -140,7 +140,13 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: TcpStream, acceptor: TlsAcceptor, place: Place) {
         let _ = stream.set_nodelay(true);
-        let stream = match clock::timeout(self.deadlines.handshake, acceptor.accept(stream)).await {
+        let handshake = clock::timeout(self.deadlines.handshake, acceptor.accept(stream));
+        let shaken = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => return,
+            shaken = handshake => shaken,
+        };
+        let stream = match shaken {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 tracing::debug!(peer = %self.address, %error, "tls handshake failed");
