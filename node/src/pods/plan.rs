@@ -1,7 +1,8 @@
 //! Decides what to do next about one pod: objects and facts in, actions out. No clock, no I/O.
 //!
 //! Always holds: nothing starts before its sandbox and the init containers before it; a healthy container is never
-//! touched; a container that ended is started again only as its policy and its backoff allow.
+//! touched; a container that ended is started again only as its policy and its backoff allow, also when its sandbox is
+//! lost: then as much ends as the policy says, and what is over stays over.
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,10 @@ pub enum Action {
     StopPod,
     /// Stops and removes a sandbox that is not used any more, with what is left in it.
     DropSandbox {
+        id: String,
+    },
+    /// Stops a sandbox whose records are still needed: they say which containers are over.
+    StopSandbox {
         id: String,
     },
     RunSandbox {
@@ -149,24 +154,71 @@ pub fn restarts(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
 }
 
+/// What has become of a container in the life of its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// It never ran, as far as anybody knows.
+    NeverRan,
+    Running,
+    Ended(i32),
+}
+
+/// Exit code of a container whose end nobody saw: as if it had been killed.
+pub const UNSEEN_END: i32 = 137;
+
+/// The runtime's record counts; where it has none, what the API was told before the record was lost.
+fn fate(pod: &Pod, seen: &Seen, container: &Container) -> Fate {
+    let Some(latest) = seen.latest(&container.name) else { return told_fate(pod, &container.name) };
+    match latest.state {
+        State::Running => Fate::Running,
+        State::Exited => Fate::Ended(latest.exit_code),
+        // In a sandbox that works it is stopped first, and then has an exit code.
+        State::Unknown if seen.current(&container.name).is_none() => Fate::Ended(UNSEEN_END),
+        State::Unknown => Fate::Running,
+        State::Created => Fate::NeverRan,
+    }
+}
+
+fn told_fate(pod: &Pod, name: &str) -> Fate {
+    let status = pod.status.as_ref();
+    let mut all = status.into_iter().flat_map(|status| {
+        status.container_statuses.iter().flatten().chain(status.init_container_statuses.iter().flatten())
+    });
+    let state = all.find(|status| status.name == name).and_then(|status| status.state.as_ref());
+    match state {
+        Some(state) if state.running.is_some() => Fate::Ended(UNSEEN_END),
+        Some(state) => state.terminated.as_ref().map_or(Fate::NeverRan, |end| Fate::Ended(end.exit_code)),
+        None => Fate::NeverRan,
+    }
+}
+
+/// True if an app container has ended and will not run again, whatever becomes of its sandbox.
+pub fn is_settled(pod: &Pod, seen: &Seen, container: &Container) -> bool {
+    !(is_init(pod, container) || is_sidecar(container))
+        && matches!(fate(pod, seen, container), Fate::Ended(code) if !restarts(pod, container, code))
+}
+
 /// How the pod as a whole ended, by its containers: `Some(true)` is success.
 pub fn outcome(pod: &Pod, seen: &Seen) -> Option<bool> {
     let spec = pod.spec.as_ref()?;
+    let never = spec.restart_policy.as_deref() == Some("Never");
+    let fates: Vec<Fate> = spec.containers.iter().map(|container| fate(pod, seen, container)).collect();
+    let began = fates.iter().any(|fate| *fate != Fate::NeverRan);
     for init in spec.init_containers.iter().flatten().filter(|container| !is_sidecar(container)) {
-        let ended = seen.latest(&init.name).filter(|latest| latest.exited() && latest.exit_code != 0);
         // Init containers know only "again" and "never again".
-        let never = spec.restart_policy.as_deref() == Some("Never");
-        if ended.is_some() && never && !spec.containers.iter().any(|container| seen.latest(&container.name).is_some()) {
+        if never && !began && matches!(fate(pod, seen, init), Fate::Ended(code) if code != 0) {
             return Some(false);
         }
     }
+    // Under `Never` nothing goes into a second sandbox once a container has run: what had no turn has failed.
+    let lost = never && began && seen.sandbox().is_none();
     let mut success = true;
-    for container in &spec.containers {
-        let latest = seen.latest(&container.name)?;
-        if !latest.exited() || restarts(pod, container, latest.exit_code) {
-            return None;
+    for (container, fate) in spec.containers.iter().zip(fates) {
+        match fate {
+            Fate::Ended(code) if !restarts(pod, container, code) => success &= code == 0,
+            Fate::NeverRan if lost => success = false,
+            _ => return None,
         }
-        success &= latest.exit_code == 0;
     }
     (!spec.containers.is_empty()).then_some(success)
 }
@@ -191,11 +243,15 @@ pub fn plan(pod: &Pod, seen: &Seen, memory: &Memory, now: i64) -> Plan {
         return plan;
     }
     let Some(sandbox) = seen.sandbox() else {
-        renew_sandbox(seen, memory, now, &mut plan);
+        renew_sandbox(pod, seen, memory, now, &mut plan);
         return plan;
     };
     for old in seen.sandboxes.iter().filter(|other| other.id != sandbox.id) {
-        plan.actions.push(Action::DropSandbox { id: old.id.clone() });
+        match (holds_records(pod, seen, &old.id), old.ready) {
+            (false, _) => plan.actions.push(Action::DropSandbox { id: old.id.clone() }),
+            (true, true) => plan.actions.push(Action::StopSandbox { id: old.id.clone() }),
+            (true, false) => (),
+        }
     }
     prune(pod, seen, &mut plan);
     let Some(spec) = &pod.spec else { return plan };
@@ -212,9 +268,24 @@ pub fn plan(pod: &Pod, seen: &Seen, memory: &Memory, now: i64) -> Plan {
 /// Name under which trouble with the sandbox itself is remembered; no container can have it.
 pub const SANDBOX: &str = "";
 
-fn renew_sandbox(seen: &Seen, memory: &Memory, now: i64, plan: &mut Plan) {
+/// True if the sandbox has the only record that a container is over.
+fn holds_records(pod: &Pod, seen: &Seen, sandbox: &str) -> bool {
+    resources::containers(pod).any(|container| {
+        is_settled(pod, seen, container)
+            && seen.latest(&container.name).is_some_and(|latest| latest.sandbox_id == sandbox)
+    })
+}
+
+/// Ends what still runs without its sandbox; once it has ended, its exit codes say what the next sandbox is for.
+fn renew_sandbox(pod: &Pod, seen: &Seen, memory: &Memory, now: i64, plan: &mut Plan) {
+    if seen.anything_runs() {
+        plan.actions.push(Action::StopPod);
+        return;
+    }
     for old in &seen.sandboxes {
-        plan.actions.push(Action::DropSandbox { id: old.id.clone() });
+        let id = old.id.clone();
+        let needed = holds_records(pod, seen, &id);
+        plan.actions.push(if needed { Action::StopSandbox { id } } else { Action::DropSandbox { id } });
     }
     match memory.trouble.get(SANDBOX) {
         Some(trouble) if trouble.until > now => plan.wake_at(trouble.until),
@@ -269,6 +340,9 @@ pub fn started(container: &Container, memory: &Memory, id: &str) -> bool {
 fn tend(pod: &Pod, container: &Container, seen: &Seen, memory: &Memory, now: i64, plan: &mut Plan) {
     let start = |attempt| Action::Start { name: container.name.clone(), attempt };
     let Some(current) = seen.current(&container.name) else {
+        if is_settled(pod, seen, container) {
+            return;
+        }
         return later(memory, &container.name, now, plan, start(next_attempt(pod, seen, &container.name)));
     };
     match current.state {

@@ -142,10 +142,13 @@ fn container_status(pod: &Pod, container: &Container, old: &PodStatus, facts: &F
         ..ContainerStatus::default()
     };
     let Some(latest) = facts.seen.latest(&container.name) else {
-        if let Some(old) = old.filter(|_| {
-            plan::is_over(pod) || facts.memory.verdict.is_some() || pod.metadata.deletion_timestamp.is_some()
-        }) {
-            return gone(old);
+        let over = plan::is_over(pod) || facts.memory.verdict.is_some() || pod.metadata.deletion_timestamp.is_some();
+        let ended = plan::outcome(pod, facts.seen).is_some();
+        if let Some(old) = old.filter(|_| over || ended || plan::is_settled(pod, facts.seen, container)) {
+            return gone(old, ended);
+        }
+        if ended && !is_init(pod, container) {
+            return gone(&status, ended);
         }
         status.state = Some(waiting(container, pod, facts));
         // A sandbox was replaced: what the API knew of the earlier container is its past now.
@@ -182,16 +185,18 @@ fn container_status(pod: &Pod, container: &Container, old: &PodStatus, facts: &F
     status
 }
 
-/// The last known status of a container whose record the runtime has already dropped.
-fn gone(old: &ContainerStatus) -> ContainerStatus {
+/// The last known status of a container whose record the runtime has already dropped. In a pod that has `ended`, also one
+/// that had no turn is over.
+fn gone(old: &ContainerStatus, ended: bool) -> ContainerStatus {
     let mut status = old.clone();
     (status.ready, status.started) = (false, Some(false));
-    if let Some(running) = old.state.as_ref().and_then(|state| state.running.as_ref()) {
+    let state = old.state.clone().unwrap_or_default();
+    if state.running.is_some() || (ended && state.terminated.is_none()) {
         let end = ContainerStateTerminated {
-            exit_code: 137,
+            exit_code: plan::UNSEEN_END,
             reason: Some("ContainerStatusUnknown".to_owned()),
             message: Some("The container could not be located when the pod was terminated".to_owned()),
-            started_at: running.started_at.clone(),
+            started_at: state.running.and_then(|running| running.started_at),
             ..ContainerStateTerminated::default()
         };
         status.state = Some(ended_state(end));
@@ -479,6 +484,21 @@ mod tests {
         };
         assert_eq!((phase("Never", 0), phase("Never", 1)), (json!("Succeeded"), json!("Failed")));
         assert_eq!((phase("OnFailure", 1), phase("Always", 0)), (json!("Running"), json!("Running")));
+    }
+
+    #[test]
+    fn a_pod_that_lost_its_sandbox_for_good_has_ended_with_all_its_containers() {
+        let spec = json!({ "restartPolicy": "Never", "containers": [{ "name": "a" }, { "name": "b" }] });
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "p" }, "spec": spec })).expect("pod");
+        let seen = Seen { sandboxes: Vec::new(), containers: vec![container("a", State::Exited, 0)] };
+        let (memory, words) = (Memory::default(), BTreeMap::new());
+        let facts =
+            Facts { seen: &seen, memory: &memory, runtime: "containerd", host_ips: &[], last_words: &words, now: 1 };
+        let status = serde_json::to_value(compute(&pod, &facts)).expect("value");
+        assert_eq!(status["phase"], "Failed");
+        let ends: Vec<_> = (0..2).map(|place| &status["containerStatuses"][place]["state"]["terminated"]).collect();
+        assert_eq!((&ends[0]["exitCode"], &ends[1]["exitCode"]), (&json!(0), &json!(137)));
+        assert_eq!(ends[1]["reason"], "ContainerStatusUnknown");
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Worker {
                     self.context.runtime.stop_sandbox(&id).await?;
                     self.context.runtime.remove_sandbox(&id).await?;
                 }
+                Action::StopSandbox { id } => self.context.runtime.stop_sandbox(&id).await?,
                 Action::Remove { id } => self.context.runtime.remove_container(&id).await?,
                 Action::Stop { id, why, .. } => stop::one(&self.context, pod, seen, &id, &why).await?,
                 Action::RunSandbox { attempt } => {

@@ -43,6 +43,7 @@ fn shown(plan: &Plan) -> String {
     let actions = plan.actions.iter().map(|action| match action {
         Action::StopPod => "stop pod".to_owned(),
         Action::DropSandbox { id } => format!("drop {id}"),
+        Action::StopSandbox { id } => format!("halt {id}"),
         Action::RunSandbox { attempt } => format!("sandbox {attempt}"),
         Action::Start { name, attempt } => format!("start {name} {attempt}"),
         Action::Stop { name, why, .. } => format!("stop {name} {why:?}"),
@@ -67,11 +68,73 @@ fn a_new_pod_begins_with_its_sandbox() {
     check(two(), &Seen::default(), "sandbox 0");
 }
 
+/// What was seen, after the sandbox has died.
+fn lost(containers: &[&str]) -> Seen {
+    let mut seen = seen(containers);
+    seen.sandboxes[0].ready = false;
+    seen
+}
+
 #[test]
 fn a_dead_sandbox_is_replaced_by_the_next_one() {
-    let mut seen = seen(&["a running"]);
-    seen.sandboxes[0].ready = false;
-    check(two(), &seen, "drop s, sandbox 1");
+    check(two(), &lost(&["a running"]), "stop pod");
+    check(two(), &lost(&["a exited 137"]), "drop s, sandbox 1");
+}
+
+#[test]
+fn containers_that_are_over_stay_over_when_their_sandbox_is_lost() {
+    let spec = |policy: &str| json!({ "restartPolicy": policy, "containers": [{ "name": "a" }, { "name": "b" }] });
+    // (policy, containers, plan, outcome)
+    let table: [(&str, &[&str], &str, Option<bool>); 9] = [
+        ("Never", &["a exited 0", "b running"], "stop pod", None),
+        ("Never", &["a exited 0", "b exited 137"], "", Some(false)),
+        ("Never", &["a exited 0", "b exited 0"], "", Some(true)),
+        ("Never", &["a exited 0"], "", Some(false)),
+        ("Never", &["a created"], "drop s, sandbox 1", None),
+        ("OnFailure", &["a exited 0", "b exited 137"], "halt s, sandbox 1", None),
+        ("OnFailure", &["a exited 0", "b exited 0"], "", Some(true)),
+        ("OnFailure", &["a exited 0"], "halt s, sandbox 1", None),
+        ("Always", &["a exited 0", "b exited 0"], "drop s, sandbox 1", None),
+    ];
+    for (policy, containers, want, end) in table {
+        let (pod, seen) = (pod(spec(policy)), lost(containers));
+        assert_eq!(shown(&plan(&pod, &seen, &Memory::default(), 0)), want, "{policy} {containers:?}");
+        assert_eq!(outcome(&pod, &seen), end, "{policy} {containers:?}");
+    }
+}
+
+#[test]
+fn only_what_failed_runs_again_in_the_next_sandbox() {
+    let spec = json!({ "restartPolicy": "OnFailure", "initContainers": [{ "name": "i" }],
+        "containers": [{ "name": "a" }, { "name": "b" }] });
+    let mut seen = lost(&["a exited 0", "b exited 1"]);
+    seen.sandboxes.insert(0, SandboxSeen { id: "t".into(), ready: true, attempt: 1, ..SandboxSeen::default() });
+    check(spec.clone(), &seen, "start i 0");
+    let inside = |text: &str, attempt| ContainerSeen { sandbox_id: "t".into(), ..container(text, attempt) };
+    seen.containers.insert(0, inside("i exited 0", 0));
+    check(spec.clone(), &seen, "start b 1");
+    seen.containers.insert(0, inside("b exited 0", 1));
+    check(spec.clone(), &seen, "stop pod");
+    assert_eq!(outcome(&pod(spec), &seen), Some(true));
+}
+
+#[test]
+fn what_the_api_was_told_counts_where_the_runtime_has_no_record() {
+    let told = |policy: &str, state: Value| {
+        let mut pod = pod(json!({ "restartPolicy": policy, "containers": [{ "name": "a" }] }));
+        pod.status = serde_json::from_value(json!({ "containerStatuses": [
+            { "name": "a", "restartCount": 0, "image": "", "imageID": "", "ready": false, "state": state },
+        ] }))
+        .expect("status");
+        shown(&plan(&pod, &Seen::default(), &Memory::default(), 0))
+    };
+    let ended = |code: i32| json!({ "terminated": { "exitCode": code } });
+    assert_eq!(told("Never", ended(0)), "");
+    assert_eq!(told("Never", json!({ "running": {} })), "");
+    assert_eq!(told("OnFailure", ended(0)), "");
+    assert_eq!(told("OnFailure", ended(1)), "sandbox 0");
+    assert_eq!(told("Always", json!({ "running": {} })), "sandbox 0");
+    assert_eq!(told("Never", json!({ "waiting": {} })), "sandbox 0");
 }
 
 #[test]
