@@ -27,6 +27,15 @@ struct Running {
     requests: Amounts,
 }
 
+impl Running {
+    /// True while the pod may use what it asked for. A pod that the API has forgotten does not count: the scheduler has
+    /// given its place away, and a pod that is refused for want of room is not tried again.
+    fn counts(&self) -> bool {
+        let wanted = self.wanted.borrow();
+        !wanted.gone && !plan::is_over(&wanted.pod)
+    }
+}
+
 /// See the module's text.
 pub struct Dispatch {
     context: Arc<Context>,
@@ -63,10 +72,14 @@ impl Dispatch {
         self.pods.ready().await;
         let mut changes = self.pods.changes();
         let mut relist = clock::ticker(limits::RELIST);
-        self.reconcile();
-        self.sweep().await;
+        let mut swept = false;
         loop {
+            let confirmed = self.pods.is_ready();
             self.reconcile();
+            if confirmed && !swept {
+                self.sweep().await;
+                swept = true;
+            }
             tokio::select! {
                 () = changes.changed() => (),
                 Some(uid) = self.ends.recv() => {
@@ -104,6 +117,13 @@ impl Dispatch {
         let pods = self.pods.list();
         let present: BTreeSet<String> = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         self.finished.retain(|uid| present.contains(uid));
+        // First, so that they do not count against pods that came in their place.
+        for (uid, running) in &self.workers {
+            if !present.contains(uid) && !running.wanted.borrow().gone {
+                let pod = Arc::new(deleted(&running.wanted.borrow().pod));
+                running.wanted.send_replace(Wanted { pod, gone: true });
+            }
+        }
         for pod in pods {
             let Some(uid) = pod.metadata.uid.clone() else { continue };
             match self.workers.get(&uid) {
@@ -117,19 +137,10 @@ impl Dispatch {
                 None => self.begin(uid, pod, false),
             }
         }
-        for (uid, running) in &self.workers {
-            if !present.contains(uid) && !running.wanted.borrow().gone {
-                let pod = Arc::new(deleted(&running.wanted.borrow().pod));
-                running.wanted.send_replace(Wanted { pod, gone: true });
-            }
-        }
     }
 
     fn begin(&mut self, uid: String, pod: Arc<Pod>, gone: bool) {
-        let mut others = Amounts::default();
-        for running in self.workers.values().filter(|running| !plan::is_over(&running.wanted.borrow().pod)) {
-            others.add(&running.requests);
-        }
+        let others = Some(self.requests());
         let requests = resources::pod_requests(&pod);
         let (wanted, receiver) = watch::channel(Wanted { pod, gone });
         let wake = Arc::new(Notify::new());
@@ -145,6 +156,15 @@ impl Dispatch {
             ended.send(finished).unwrap_or_default();
         });
         self.workers.insert(uid, Running { wanted, wake, requests });
+    }
+
+    /// What all pods together ask for.
+    fn requests(&self) -> Amounts {
+        let mut total = Amounts::default();
+        for running in self.workers.values().filter(|running| running.counts()) {
+            total.add(&running.requests);
+        }
+        total
     }
 
     /// Compares what the runtime runs with the last time and wakes the workers concerned.
@@ -199,3 +219,6 @@ fn orphan(sandbox: &pintle_proto::cri_v1::PodSandbox) -> Pod {
     pod.metadata.uid = sandbox.labels.get(label::POD_UID).cloned();
     pod
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,11 @@
 //! The worker of one pod: looks at the runtime, plans, acts, reports; until the pod is gone.
+//!
+//! Always holds: a pod's deletion is confirmed to the API last, when nothing of it is left on this node: whoever hears of
+//! it may use what the pod had.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +37,15 @@ const INIT_LOOK: Duration = Duration::from_millis(100);
 /// How long the API may show another status than was sent before it is sent again.
 const RESTORE_AFTER: Duration = Duration::from_secs(2);
 
+/// Why a look at a pod did not come to its end; the next one tries again.
+#[derive(Debug, thiserror::Error)]
+enum RoundError {
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    #[error("remove files and cgroups of a deleted pod")]
+    Traces(#[source] io::Error),
+}
+
 pub struct Worker {
     context: Arc<Context>,
     id: PodId,
@@ -48,8 +60,10 @@ pub struct Worker {
     restored: Option<String>,
     last_words: BTreeMap<String, String>,
     refreshed: clock::Instant,
-    /// Requests of the other pods when this one came.
+    /// Requests of the other pods when this one came; none if it was taken in before.
     others: Option<Amounts>,
+    /// The last status, from the moment the pod's traces are being removed.
+    parting: Option<PodStatus>,
 }
 
 fn nanos() -> i64 {
@@ -63,7 +77,7 @@ impl Worker {
         context: Arc<Context>,
         wanted: watch::Receiver<Wanted>,
         wake: Arc<Notify>,
-        others: Amounts,
+        others: Option<Amounts>,
         group: &Group,
     ) -> Option<Self> {
         let id = PodId::of(&wanted.borrow().pod);
@@ -81,7 +95,8 @@ impl Worker {
             restored: None,
             last_words: BTreeMap::new(),
             refreshed: clock::now(),
-            others: Some(others),
+            others,
+            parting: None,
         })
     }
 
@@ -111,9 +126,13 @@ impl Worker {
 
     /// One look and what follows from it; true if the pod is gone.
     #[tracing::instrument(skip_all, fields(pod = %self.id.name, namespace = %self.id.namespace))]
-    async fn round(&mut self, wanted: &Wanted) -> Result<bool, RuntimeError> {
+    async fn round(&mut self, wanted: &Wanted) -> Result<bool, RoundError> {
         let pod = &wanted.pod;
         let seen = self.context.look(&self.id.uid).await?;
+        if let Some(status) = self.parting.clone().filter(|_| !seen.anything_runs()) {
+            self.clean_up(wanted, &seen, status).await?;
+            return Ok(true);
+        }
         self.judge(pod, &seen);
         let ending = pod.metadata.deletion_timestamp.is_some();
         if ending || self.memory.verdict.is_some() {
@@ -333,25 +352,26 @@ impl Worker {
         }
     }
 
-    /// Removes everything of the pod from this node and confirms its deletion to the API.
-    async fn clean_up(&mut self, wanted: &Wanted, seen: &Seen, status: PodStatus) -> Result<(), RuntimeError> {
-        if wanted.gone {
-            // There is nothing left to confirm.
-        } else {
-            self.context.statuses.finish(self.id.clone(), status).await;
-        }
+    /// Removes everything of the pod from this node, then confirms its deletion to the API.
+    async fn clean_up(&mut self, wanted: &Wanted, seen: &Seen, status: PodStatus) -> Result<(), RoundError> {
+        // What is removed below is not seen by the next look, should there have to be one.
+        self.parting = Some(status.clone());
         for sandbox in &seen.sandboxes {
+            self.context.runtime.stop_sandbox(&sandbox.id).await?;
             self.context.runtime.remove_sandbox(&sandbox.id).await?;
         }
         self.context.tokens.forget(&self.id.uid);
         if self.context.runtime.is_real() {
-            self.remove_traces(&wanted.pod).await;
+            self.remove_traces(&wanted.pod).await.map_err(RoundError::Traces)?;
+        }
+        if !wanted.gone {
+            self.context.statuses.finish(self.id.clone(), status).await;
         }
         Ok(())
     }
 
-    /// Removes files and cgroups. What cannot be removed is tried again by the sweep of the next agent.
-    async fn remove_traces(&self, pod: &Pod) {
+    /// Removes files and cgroups.
+    async fn remove_traces(&self, pod: &Pod) -> io::Result<()> {
         let (dirs, logs) = (self.dirs.clone(), super::config::log_directory(&self.context.facts, pod));
         // An orphan's class is not known any more: its group is in one of these places.
         let root = &self.context.facts.cgroup_root;
@@ -360,14 +380,11 @@ impl Worker {
             groups.iter().try_for_each(|group| cgroups::remove(group))?;
             dirs.remove()?;
             match std::fs::remove_dir_all(logs) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
             }
         });
-        let result = removal.await.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        if let Err(error) = result {
-            tracing::warn!(pod = %self.id.name, namespace = %self.id.namespace, %error, "traces of a deleted pod remain");
-        }
+        removal.await.unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 
