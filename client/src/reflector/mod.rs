@@ -3,7 +3,8 @@
 //! Flow: API server → kube's watcher (`feed`) → [`SharedReflector`] → event handlers → work queues.
 //! Always holds: handlers see each object's changes in the order the server sent them, and an object's `Added` before
 //! anything else about it; what a handler is told is already in the cache. A broken watch resumes at its last resource
-//! version; only a compacted one is listed anew.
+//! version; only a compacted one is listed anew. What a cache was seeded with is shown, but does not make it ready: the
+//! first complete list replaces it.
 
 mod feed;
 mod index;
@@ -76,6 +77,8 @@ struct Inner<K> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
     synced: bool,
+    /// It was filled from what an earlier process knew.
+    seeded: bool,
     /// The highest resource version seen on an object.
     version: u64,
     /// Counts changes of the cache.
@@ -86,8 +89,13 @@ impl<K: Reflected> SharedReflector<K> {
     /// Starts reflecting what `selection` names; the feed ends with `group`.
     pub fn start(client: kube::Client, selection: Selection, group: &task::Group) -> Self {
         let reflector = Self::detached();
-        group.spawn_until_stopped("reflector", feed::run(client, selection, reflector.clone()));
+        reflector.follow(client, selection, group);
         reflector
+    }
+
+    /// Starts a feed for a cache made by [`detached`](Self::detached); it ends with `group`.
+    pub fn follow(&self, client: kube::Client, selection: Selection, group: &task::Group) {
+        group.spawn_until_stopped("reflector", feed::run(client, selection, self.clone()));
     }
 
     /// A cache that nothing feeds but [`replace`](Self::replace), [`apply`](Self::apply) and [`remove`](Self::remove).
@@ -148,6 +156,18 @@ impl<K: Reflected> SharedReflector<K> {
         feed::catch_up(client, &Selection::all(), self).await;
     }
 
+    /// True once there is something to go by: a complete list, or what the cache was seeded with.
+    pub fn is_known(&self) -> bool {
+        let progress = self.inner.progress.borrow();
+        progress.synced || progress.seeded
+    }
+
+    /// Resolves once the cache [is known](Self::is_known).
+    pub async fn known(&self) {
+        // The sender lives in `self`: this cannot fail.
+        let _ = self.inner.progress.subscribe().wait_for(|progress| progress.synced || progress.seeded).await;
+    }
+
     /// A receiver that changes with every change of the cache.
     pub fn changes(&self) -> Changes {
         Changes(self.inner.progress.subscribe())
@@ -185,6 +205,26 @@ impl<K: Reflected> SharedReflector<K> {
         }
         dispatch(&handlers, &events);
         self.inner.advance(version, true);
+    }
+
+    /// Fills the cache with what was known earlier, unconfirmed; does nothing once a complete list is there.
+    pub fn seed(&self, objects: Vec<K>) {
+        let handlers = self.inner.handlers.lock();
+        if self.is_ready() {
+            return;
+        }
+        let mut events = Vec::new();
+        for object in objects {
+            let (key, object) = (Key::of(object.meta()), Arc::new(object));
+            if self.inner.objects.write().insert(key, Arc::clone(&object)).is_none() {
+                events.push(ObjectEvent::Added(object));
+            }
+        }
+        dispatch(&handlers, &events);
+        self.inner.progress.send_modify(|progress| {
+            progress.seeded = true;
+            progress.changes += 1;
+        });
     }
 
     /// Puts `object` into the cache in place of its older state.
@@ -319,6 +359,20 @@ mod tests {
         assert!(!reflector.covers(&listed(&[("a", 3), ("b", 5), ("c", 7)]), 9), "c is not seen yet");
         assert!(!reflector.covers(&listed(&[("a", 3)]), 9), "b was deleted before 9");
         assert!(reflector.covers(&listed(&[("a", 3)]), 4), "b is newer than the list");
+    }
+
+    #[tokio::test]
+    async fn a_seed_is_shown_unconfirmed_and_corrected_by_the_first_list() {
+        let reflector = SharedReflector::detached();
+        let log = logged(&reflector);
+        assert!(!reflector.is_known());
+        reflector.seed(vec![map("a", "1", 1), map("b", "2", 2)]);
+        reflector.known().await;
+        assert!(!reflector.is_ready(), "nobody has confirmed it");
+        reflector.replace(vec![map("a", "1", 1), map("c", "3", 3)]);
+        assert!(reflector.is_ready());
+        reflector.seed(vec![map("z", "9", 9)]);
+        assert_eq!(*log.lock(), ["+ns/a@1", "+ns/b@2", "-ns/b@2", "+ns/c@3"], "a late seed is ignored");
     }
 
     #[tokio::test]
