@@ -5,6 +5,7 @@
 //! Always holds: the agent connects outwards only (D11); running pods and service traffic need no server (I10); stopping
 //! or losing the agent stops no container: the next one adopts what it finds.
 
+mod checkpoint;
 pub mod containerd;
 pub mod dns;
 pub mod images;
@@ -35,6 +36,7 @@ use pintle_client::reflector::Selection;
 use pintle_client::{Connection, Recorder, SharedReflector, remote as client_remote};
 use tokio::sync::watch;
 
+pub use checkpoint::forget_secrets;
 pub use join::JoinError;
 pub use options::{AgentOptions, NetworkOptions, RuntimeChoice, Trust};
 
@@ -215,7 +217,7 @@ impl Agent {
         if options.network.dns {
             let settings = dns::Settings {
                 address: options.cluster_dns,
-                port: 53,
+                port: options.network.dns_port,
                 domain: options.cluster_domain.clone(),
                 upstreams: upstreams(&host_resolver(&options.resolv_conf), options),
             };

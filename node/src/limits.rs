@@ -52,6 +52,8 @@ pub const REFERENCES_REMEMBERED: usize = 2048;
 pub const REFERENCE_AGE: Duration = Duration::from_secs(45);
 /// Time a server has to answer when an earlier answer could be used instead (I10).
 pub const REFERENCE_WAIT: Duration = Duration::from_secs(2);
+/// After a wait in vain, earlier answers are used without asking for this long.
+pub const REFERENCE_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of one projected volume; ConfigMap and Secret are bounded at 1 MiB each by the API server.
 pub const PROJECTED_BYTES: usize = 16 << 20;
 /// Log, exec and port-forward streams one agent serves at once.
@@ -86,6 +88,26 @@ pub const DNS_UDP_EDNS: usize = 1232;
 pub const ENDPOINTS_PER_PORT: usize = 4096;
 /// Changes are collected this long before a rule transaction, so that a rollout is tens of transactions, not thousands.
 pub const PROXY_SETTLE: Duration = Duration::from_millis(50);
+/// How often the kernel's table is compared with what was loaded: the longest time service traffic stands still after
+/// somebody flushed it, and cheap enough to do always (two short runs of nft) ...
+pub const PROXY_VERIFY: Duration = Duration::from_secs(3);
+/// ... as one part in this many of the time, where the table is so large that listing it takes long ...
+pub const PROXY_VERIFY_SHARE: u32 = 20;
+/// ... but never less often than this.
+pub const PROXY_VERIFY_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a listing that are compared: some 50,000 chains. A larger table is only known to be there.
+pub const PROXY_LISTING: u64 = 16 << 20;
+/// How long what only a checkpoint says is held back from decisions that cannot be taken back (starting a pod, denying a
+/// name, writing rules): a server that can be reached has answered by then, also after one failover.
+pub const CONFIRM_WAIT: Duration = Duration::from_secs(3);
+/// Largest file of a checkpoint: 10,000 endpoint slices have some 20 MiB. More is not kept.
+pub const CHECKPOINT_FILE: usize = 64 << 20;
+/// Changes are collected this long before a file of the checkpoint is written: what is lost with the agent is this much.
+pub const CHECKPOINT_PAUSE: Duration = Duration::from_secs(2);
+/// Bytes per second one file may cost the disk on average; large files are written less often.
+pub const CHECKPOINT_RATE: u64 = 1 << 20;
+/// Longest pause after a file could not be written (a full disk).
+pub const CHECKPOINT_RETRY_MAX: Duration = Duration::from_secs(60);
 /// Deadline of one helper program (nft, ip, conntrack, ctr).
 pub const PROGRAM: Duration = Duration::from_secs(60);
 /// Largest JSON body taken while joining.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
-use crate::limits;
+use crate::{checkpoint, limits};
 
 /// How the cluster's servers are known to be the right ones at the first contact.
 #[derive(Clone, Debug)]
@@ -38,8 +38,9 @@ pub struct NetworkOptions {
     pub cluster_cidr: String,
     /// Whether this agent programs services into the kernel.
     pub proxy: bool,
-    /// Whether this agent answers cluster DNS on [`AgentOptions::cluster_dns`].
+    /// Whether this agent answers cluster DNS on [`AgentOptions::cluster_dns`], at this port.
     pub dns: bool,
+    pub dns_port: u16,
     /// Whether this agent adds routes to the pods of other nodes.
     pub routes: bool,
 }
@@ -52,6 +53,7 @@ impl NetworkOptions {
             cluster_cidr: "10.244.0.0/16".to_owned(),
             proxy: true,
             dns: true,
+            dns_port: 53,
             routes: true,
         }
     }
@@ -61,8 +63,14 @@ impl NetworkOptions {
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     pub node_name: String,
-    /// Certificates, pod volumes and logs of this node. One agent per directory.
+    /// Certificates, pod volumes, logs and checkpoint of this node. One agent per directory.
     pub data_dir: PathBuf,
+    /// Whether what is known is written down for an agent that starts without a server. A simulated runtime forgets its
+    /// containers with its process: 500 of them need not keep one disk busy.
+    pub checkpoint: bool,
+    /// Where the secrets of running pods outlive the agent, but not the machine: used only if it is on a file system in
+    /// memory. None: they are kept in the process alone.
+    pub run_dir: Option<PathBuf>,
     /// API servers, `host:port` each.
     pub servers: Vec<String>,
     /// Name in the servers' certificates, if not the host of the address used.
@@ -92,9 +100,14 @@ pub struct AgentOptions {
 
 impl AgentOptions {
     pub fn new(node_name: impl Into<String>, data_dir: PathBuf, node_ip: IpAddr, runtime: RuntimeChoice) -> Self {
-        let network = NetworkOptions::new(data_dir.join("cni"));
+        let real = matches!(runtime, RuntimeChoice::Cri { .. });
+        let mut network = NetworkOptions::new(data_dir.join("cni"));
+        // Simulated containers send no packets: nobody would ask.
+        (network.proxy, network.dns, network.routes) = (real, real, real);
         Self {
             node_name: node_name.into(),
+            checkpoint: real,
+            run_dir: real.then(|| checkpoint::default_run_dir(&data_dir)),
             data_dir,
             servers: Vec::new(),
             server_name: None,

@@ -1,18 +1,22 @@
 //! Cluster DNS on this node, answered from the agent's own view of services and endpoints (D13).
 //!
 //! Flow: query → [`zone`] (names of the cluster) or [`forward`] (all others) → answer, over UDP and TCP. I10: the view
-//! stays when no server can be reached.
+//! stays when no server can be reached, and begins with what a checkpoint holds.
+//!
+//! Always holds: that a name does not exist is said only by a view known to be complete; until then it is a failure of
+//! the server, which resolvers ask again instead of remembering.
 
 mod forward;
 pub mod zone;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::DNSClass;
+use hickory_proto::rr::{DNSClass, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use parking_lot::RwLock;
@@ -24,7 +28,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
-use crate::limits;
+use crate::{checkpoint, limits};
 use zone::{Answer, Zone};
 
 /// Where and for what the server answers.
@@ -37,8 +41,15 @@ pub struct Settings {
     pub upstreams: Vec<SocketAddr>,
 }
 
+/// The names as they are known now.
+struct View {
+    zone: Zone,
+    /// Nothing is missing in it: it comes from complete lists, or no server said more in time.
+    complete: bool,
+}
+
 struct Server {
-    zone: RwLock<Arc<Zone>>,
+    view: RwLock<Arc<View>>,
     upstreams: Vec<SocketAddr>,
     turns: Arc<Semaphore>,
 }
@@ -50,15 +61,24 @@ pub fn start(
     slices: SharedReflector<EndpointSlice>,
     group: &Group,
 ) {
-    let zone = Zone::build(&settings.domain, &[], &[]);
+    serve(settings, services, slices, group);
+}
+
+fn serve(
+    settings: &Settings,
+    services: SharedReflector<Service>,
+    slices: SharedReflector<EndpointSlice>,
+    group: &Group,
+) -> Arc<Server> {
+    let view = View { zone: Zone::build(&settings.domain, &[], &[]), complete: false };
     let server = Arc::new(Server {
-        zone: RwLock::new(Arc::new(zone)),
+        view: RwLock::new(Arc::new(view)),
         upstreams: settings.upstreams.clone(),
         turns: Arc::new(Semaphore::new(limits::DNS_IN_FLIGHT)),
     });
     let address = SocketAddr::from((settings.address, settings.port));
     group.spawn_until_stopped("dns-view", follow(Arc::clone(&server), settings.domain.clone(), services, slices));
-    let (udp, tcp) = (Arc::clone(&server), server);
+    let (udp, tcp) = (Arc::clone(&server), Arc::clone(&server));
     let (udp_group, tcp_group) = (group.clone(), group.clone());
     group.spawn_until_stopped(
         "dns-udp",
@@ -68,6 +88,7 @@ pub fn start(
         "dns-tcp",
         async move { again("tcp", || tcp.clone().serve_tcp(address, &tcp_group)).await },
     );
+    server
 }
 
 /// Serves again after each error: the address may come later than the agent.
@@ -86,13 +107,17 @@ async fn follow(
     services: SharedReflector<Service>,
     slices: SharedReflector<EndpointSlice>,
 ) {
-    services.ready().await;
-    slices.ready().await;
     let (mut service_changes, mut slice_changes) = (services.changes(), slices.changes());
+    let mut settled = pin!(async { tokio::join!(checkpoint::settled(&services), checkpoint::settled(&slices)) });
+    let mut complete = false;
     loop {
         let zone = Zone::build(&domain, &services.list(), &slices.list());
-        *server.zone.write() = Arc::new(zone);
+        *server.view.write() = Arc::new(View { zone, complete });
         tokio::select! {
+            _ = &mut settled, if !complete => {
+                complete = true;
+                continue;
+            }
             () = service_changes.changed() => (),
             () = slice_changes.changed() => (),
         }
@@ -199,14 +224,21 @@ impl Server {
             reply.metadata.response_code = ResponseCode::Refused;
             return reply.to_vec().ok();
         }
-        let zone = Arc::clone(&self.zone.read());
-        match zone.answer(question.name(), question.query_type()) {
+        let view = Arc::clone(&self.view.read());
+        match view.zone.answer(question.name(), question.query_type()) {
+            Answer::NoData(_) | Answer::NoName(_) if !view.complete => {
+                reply.metadata.response_code = ResponseCode::ServFail;
+            }
+            // An address may turn out to be the cluster's own.
+            Answer::Elsewhere if !view.complete && question.query_type() == RecordType::PTR => {
+                reply.metadata.response_code = ResponseCode::ServFail;
+            }
             Answer::Elsewhere => return forward::ask(&self.upstreams, bytes, &reply, tcp, room).await,
             Answer::Records { answers, additionals } => {
                 reply.metadata.authoritative = true;
                 reply.answers = answers;
                 reply.additionals = additionals;
-                self.follow_alias(&zone, &mut reply).await;
+                self.follow_alias(&view.zone, &mut reply).await;
             }
             Answer::NoData(soa) => {
                 reply.metadata.authoritative = true;
@@ -271,8 +303,12 @@ fn fit(mut reply: Message, room: usize) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use hickory_proto::op::Query;
-    use hickory_proto::rr::{Name, RecordType};
+    use hickory_proto::rr::Name;
     use serde_json::json;
+
+    fn settings(port: u16, upstreams: Vec<SocketAddr>) -> Settings {
+        Settings { address: Ipv4Addr::LOCALHOST, port, domain: "cluster.local".into(), upstreams }
+    }
 
     async fn running(upstreams: Vec<SocketAddr>) -> (SocketAddr, Group) {
         let probe = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
@@ -281,8 +317,7 @@ mod tests {
         let group = Group::new("dns-test");
         let services = SharedReflector::<Service>::detached();
         let slices = SharedReflector::<EndpointSlice>::detached();
-        let settings =
-            Settings { address: Ipv4Addr::LOCALHOST, port: address.port(), domain: "cluster.local".into(), upstreams };
+        let settings = settings(address.port(), upstreams);
         let service = json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": { "clusterIP": "10.96.0.5", "ports": [{ "port": 80 }] } });
         services.replace(vec![serde_json::from_value(service).expect("service")]);
         let many: Vec<_> = (1..=200).map(|last| json!({ "addresses": [format!("10.244.0.{last}")] })).collect();
@@ -336,6 +371,61 @@ mod tests {
         assert_eq!(Message::from_vec(&answer).expect("message").answers.len(), 200);
         let reply = ask(address, b"\x00\x08\x01\x00garbage").await;
         assert_eq!(reply.metadata.response_code, ResponseCode::FormErr);
+        group.stop(Duration::from_secs(5)).await.expect("stops");
+    }
+
+    /// What the server says to a question now.
+    async fn code(server: &Server, name: &str) -> (ResponseCode, usize) {
+        let bytes = server.answer(&query(name, RecordType::A), false).await.expect("answer");
+        let message = Message::from_vec(&bytes).expect("message");
+        (message.metadata.response_code, message.answers.len())
+    }
+
+    async fn until(server: &Server, name: &str, want: (ResponseCode, usize)) {
+        let wait = async {
+            while code(server, name).await != want {
+                clock::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        clock::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("{name} never {want:?}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_name_is_denied_before_all_are_known() {
+        let failed = (ResponseCode::ServFail, 0);
+        let group = Group::new("dns-test");
+        let services = SharedReflector::<Service>::detached();
+        let slices = SharedReflector::<EndpointSlice>::detached();
+        let server = serve(&settings(0, vec![]), services.clone(), slices.clone(), &group);
+        for name in ["web.default.svc.cluster.local.", "default.svc.cluster.local.", "cluster.local."] {
+            assert_eq!(code(&server, name).await, failed, "{name}");
+        }
+        let service =
+            json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": { "clusterIP": "10.96.0.5" } });
+        services.replace(vec![serde_json::from_value(service).expect("service")]);
+        until(&server, "web.default.svc.cluster.local.", (ResponseCode::NoError, 1)).await;
+        assert_eq!(code(&server, "no.default.svc.cluster.local.").await, failed, "endpoints are not known yet");
+        slices.replace(Vec::new());
+        until(&server, "no.default.svc.cluster.local.", (ResponseCode::NXDomain, 0)).await;
+        group.stop(Duration::from_secs(5)).await.expect("stops");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_checkpoint_answers_at_once_and_denies_when_no_server_has_said_more() {
+        let group = Group::new("dns-test");
+        let services = SharedReflector::<Service>::detached();
+        let slices = SharedReflector::<EndpointSlice>::detached();
+        let service =
+            json!({ "metadata": { "name": "web", "namespace": "default" }, "spec": { "clusterIP": "10.96.0.5" } });
+        services.seed(vec![serde_json::from_value(service).expect("service")]);
+        slices.seed(Vec::new());
+        let server = serve(&settings(0, vec![]), services, slices, &group);
+        let began = clock::now();
+        until(&server, "web.default.svc.cluster.local.", (ResponseCode::NoError, 1)).await;
+        assert!(began.elapsed() < limits::CONFIRM_WAIT);
+        assert_eq!(code(&server, "no.default.svc.cluster.local.").await, (ResponseCode::ServFail, 0));
+        until(&server, "no.default.svc.cluster.local.", (ResponseCode::NXDomain, 0)).await;
+        assert!(began.elapsed() >= limits::CONFIRM_WAIT);
         group.stop(Duration::from_secs(5)).await.expect("stops");
     }
 

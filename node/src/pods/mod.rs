@@ -1,7 +1,8 @@
 //! The pods of this node: one worker per pod, from assignment to confirmed deletion.
 //!
 //! Flow: watch of `spec.nodeName` → [`dispatch`] → [`worker`] (looks, [`plan`]s, acts) → runtime; and back: [`seen`] →
-//! [`status`] → [`statuses`] → API. I10: workers go on without a server; a restarted agent adopts what it finds running.
+//! [`status`] → [`statuses`] → API. I10: workers go on without a server; a restarted agent adopts what it finds running,
+//! also when it knows its pods from a checkpoint only.
 
 mod cgroups;
 pub mod config;
@@ -20,7 +21,7 @@ mod start;
 mod status;
 mod statuses;
 mod stop;
-mod tokens;
+pub mod tokens;
 mod worker;
 
 use std::path::PathBuf;

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Api;
 use parking_lot::Mutex;
 use pintle_base::clock::{self, Instant};
+use tokio::sync::Notify;
 
 use super::env::{Data, Sources};
 use super::resources;
@@ -41,8 +43,23 @@ pub struct ReferenceError {
     source: kube::Error,
 }
 
+/// A ConfigMap or Secret as a checkpoint holds it.
+#[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Saved {
+    pub namespace: String,
+    pub name: String,
+    pub data: BTreeMap<String, ByteString>,
+}
+
+impl std::fmt::Debug for Saved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name) // what is in it stays unprinted
+    }
+}
+
 struct Remembered {
-    at: Instant,
+    /// None: an earlier agent read it.
+    at: Option<Instant>,
     /// `None`: the server said that there is no such object.
     data: Option<Arc<Data>>,
 }
@@ -51,6 +68,9 @@ struct Remembered {
 pub struct References {
     client: kube::Client,
     known: Mutex<BTreeMap<(Kind, String, String), Remembered>>,
+    changed: Notify,
+    /// When a server was last asked in vain.
+    silent: Mutex<Option<Instant>>,
 }
 
 /// What one pod refers to, as it was when it was loaded.
@@ -69,7 +89,44 @@ impl Sources for Loaded {
 
 impl References {
     pub fn new(client: kube::Client) -> Self {
-        Self { client, known: Mutex::default() }
+        Self { client, known: Mutex::default(), changed: Notify::new(), silent: Mutex::default() }
+    }
+
+    /// Takes over what an earlier agent remembered. It is used where no server says otherwise.
+    pub fn restore(&self, kind: Kind, saved: Vec<Saved>) {
+        let mut known = self.known.lock();
+        for Saved { namespace, name, data } in saved.into_iter().take(limits::REFERENCES_REMEMBERED) {
+            let data: Data = data.into_iter().map(|(key, value)| (key, Bytes::from(value.0))).collect();
+            let remembered = Remembered { at: None, data: Some(Arc::new(data)) };
+            known.entry((kind, namespace, name)).or_insert(remembered);
+        }
+    }
+
+    /// What is remembered of the objects that `pods` refer to: ConfigMaps and Secrets.
+    pub fn saved(&self, pods: &[Arc<Pod>]) -> (Vec<Saved>, Vec<Saved>) {
+        let mut wanted = BTreeSet::new();
+        for pod in pods {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            for part in [Part::Containers, Part::Volumes] {
+                wanted.extend(names(pod, part).into_iter().map(|(kind, name)| (kind, namespace.to_owned(), name)));
+            }
+        }
+        let known = self.known.lock();
+        let mut saved = (Vec::new(), Vec::new());
+        for (kind, namespace, name) in wanted {
+            let key = (kind, namespace, name);
+            let Some(data) = known.get(&key).and_then(|known| known.data.as_ref()) else { continue };
+            let data = data.iter().map(|(key, value)| (key.clone(), ByteString(value.to_vec()))).collect();
+            let (kind, namespace, name) = key;
+            let place = if kind == Kind::Secret { &mut saved.1 } else { &mut saved.0 };
+            place.push(Saved { namespace, name, data });
+        }
+        saved
+    }
+
+    /// Resolves after something new was read. For one listener.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// What `part` of `pod` refers to, not older than `age` where a server can be reached.
@@ -97,16 +154,23 @@ impl References {
         let key = (kind, namespace.to_owned(), name.to_owned());
         let remembered = self.known.lock().get(&key).map(|known| (known.at, known.data.clone()));
         if let Some((at, data)) = &remembered
-            && at.elapsed() < age
+            && at.is_some_and(|at| at.elapsed() < age)
         {
             return Ok(data.clone());
         }
         let fetch = self.fetch(kind, namespace, name);
         let fetched = match &remembered {
             None => fetch.await,
+            // A pod with many references waits for a lost server once, not once for each.
+            Some((_, data)) if self.silent.lock().is_some_and(|at| at.elapsed() < limits::REFERENCE_SILENCE) => {
+                return Ok(data.clone());
+            }
             Some((_, data)) => match clock::timeout(limits::REFERENCE_WAIT, fetch).await {
                 Ok(fetched) => fetched,
-                Err(_) => return Ok(data.clone()),
+                Err(_) => {
+                    *self.silent.lock() = Some(clock::now());
+                    return Ok(data.clone());
+                }
             },
         };
         match (fetched, remembered) {
@@ -117,7 +181,8 @@ impl References {
                     let oldest = known.iter().min_by_key(|(_, entry)| entry.at).map(|(key, _)| key.clone());
                     oldest.map(|oldest| known.remove(&oldest));
                 }
-                known.insert(key, Remembered { at: clock::now(), data: data.clone() });
+                known.insert(key, Remembered { at: Some(clock::now()), data: data.clone() });
+                self.changed.notify_one();
                 Ok(data)
             }
             (Err(_), Some((_, data))) => Ok(data),

@@ -1,8 +1,10 @@
 //! Service account tokens of the pods of this node: asked for by TokenRequest, bound to the pod, renewed at 80 % of
-//! their life. Tokens are kept in memory and in the pod's volume, nowhere else, and never logged.
+//! their life. Tokens are kept in memory and in the pod's volume, nowhere else, and never logged. What a checkpoint keeps
+//! of them is on a file system in memory, too.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -10,6 +12,7 @@ use kube::Api;
 use kube::api::PostParams;
 use parking_lot::Mutex;
 use pintle_base::clock;
+use tokio::sync::Notify;
 
 use crate::limits;
 use crate::volumes::payload::{TokenWish, token_wishes};
@@ -28,6 +31,23 @@ pub enum TokenError {
     Empty { namespace: String, account: String },
 }
 
+/// A token as a checkpoint holds it. Times are seconds since the epoch.
+#[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SavedToken {
+    pub pod_uid: String,
+    pub audience: String,
+    pub seconds: i64,
+    pub token: String,
+    pub renew_at: u64,
+    pub expires: u64,
+}
+
+impl std::fmt::Debug for SavedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "token of {}", self.pod_uid) // the token stays unprinted
+    }
+}
+
 struct Held {
     token: String,
     renew_at: SystemTime,
@@ -38,11 +58,48 @@ struct Held {
 pub struct Tokens {
     client: kube::Client,
     held: Mutex<BTreeMap<(String, TokenWish), Held>>,
+    changed: Notify,
 }
 
 impl Tokens {
     pub fn new(client: kube::Client) -> Self {
-        Self { client, held: Mutex::default() }
+        Self { client, held: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Takes over the tokens of an earlier agent that have not expired.
+    pub fn restore(&self, saved: Vec<SavedToken>) {
+        let time = |seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let mut held = self.held.lock();
+        for saved in saved {
+            let wish = TokenWish { audience: saved.audience, seconds: saved.seconds };
+            if let (Some(renew_at), Some(expires)) = (time(saved.renew_at), time(saved.expires))
+                && expires > clock::wall()
+            {
+                held.entry((saved.pod_uid, wish)).or_insert(Held { token: saved.token, renew_at, expires });
+            }
+        }
+    }
+
+    /// The tokens of `pods`.
+    pub fn saved(&self, pods: &[Arc<Pod>]) -> Vec<SavedToken> {
+        let present: BTreeSet<&str> = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref()).collect();
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let held = self.held.lock();
+        let of_pods = held.iter().filter(|((uid, _), _)| present.contains(uid.as_str()));
+        let saved = of_pods.map(|((uid, wish), held)| SavedToken {
+            pod_uid: uid.clone(),
+            audience: wish.audience.clone(),
+            seconds: wish.seconds,
+            token: held.token.clone(),
+            renew_at: seconds(held.renew_at),
+            expires: seconds(held.expires),
+        });
+        saved.collect()
+    }
+
+    /// Resolves after there is a new token. For one listener.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// The tokens all volumes of `pod` ask for, renewed where it is time; an old one is good until it expires.
@@ -85,6 +142,7 @@ impl Tokens {
             (Ok((token, life)), _) => {
                 let held = Held { token: token.clone(), renew_at: now + life.mul_f64(0.8), expires: now + life };
                 self.held.lock().insert(key, held);
+                self.changed.notify_one();
                 Ok(token)
             }
             (Err(_), Some((token, _, expires))) if expires > now => Ok(token),
