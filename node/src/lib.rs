@@ -212,6 +212,7 @@ impl Agent {
                 cluster_cidr: options.network.cluster_cidr.clone(),
                 pod_cidr: cidr.to_owned(),
             };
+            let (_, settings) = watch::channel(settings);
             self.group.spawn_until_stopped("proxy", proxy::run(services.clone(), slices.clone(), settings));
         }
         if options.network.dns {

@@ -37,6 +37,20 @@ pub enum ProgramError {
 /// # Errors
 /// [`ProgramError`]; the program is killed if the deadline passes.
 pub async fn run(program: &str, args: &[&str], input: Option<String>, limit: Duration) -> Result<String, ProgramError> {
+    read_all(program, args, input, limit, OUTPUT).await
+}
+
+/// As [`run`], with at most `output` bytes of what it printed.
+///
+/// # Errors
+/// As [`run`].
+pub async fn read_all(
+    program: &str,
+    args: &[&str],
+    input: Option<String>,
+    limit: Duration,
+    output: u64,
+) -> Result<String, ProgramError> {
     let name = || program.to_owned();
     let mut child = Command::new(program)
         .args(args)
@@ -55,7 +69,7 @@ pub async fn run(program: &str, args: &[&str], input: Option<String>, limit: Dur
         io::Result::Ok(())
     };
     let everything = async {
-        let (fed, out, err) = tokio::join!(feed, read(stdout), read(stderr));
+        let (fed, out, err) = tokio::join!(feed, read(stdout, output), read(stderr, OUTPUT));
         (child.wait().await, fed, out, err)
     };
     let (status, fed, out, err) =
@@ -68,11 +82,11 @@ pub async fn run(program: &str, args: &[&str], input: Option<String>, limit: Dur
     Err(ProgramError::Failed { program: name(), status: status.to_string(), output: err.trim().to_owned() })
 }
 
-async fn read(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+async fn read(pipe: Option<impl tokio::io::AsyncRead + Unpin>, output: u64) -> String {
     let Some(mut pipe) = pipe else { return String::new() };
     let mut kept = Vec::new();
     // A pipe that breaks half-way leaves what was read: the exit status decides what it means.
-    if (&mut pipe).take(OUTPUT).read_to_end(&mut kept).await.is_ok() {
+    if (&mut pipe).take(output).read_to_end(&mut kept).await.is_ok() {
         tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await.unwrap_or_default();
     }
     String::from_utf8_lossy(&kept).into_owned()

@@ -170,19 +170,33 @@ fn backs(port: &ServicePort, slices: &[&EndpointSlice], only_node: Option<&str>)
     })
 }
 
-/// UDP service addresses and the endpoints they do not lead to any more. An address that had no endpoint before comes
-/// with 0.0.0.0: packets may have been tracked without translation.
-pub fn lost_udp(before: &Model, after: &Model) -> Vec<(Ipv4Addr, Ipv4Addr)> {
-    let mut lost = Vec::new();
+/// Tracked UDP connections that lead where they should not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stale {
+    /// The service's address; `None` for a port of every node.
+    pub address: Option<Ipv4Addr>,
+    pub port: u16,
+    /// The endpoint that is gone. `None` where there was none before: packets may have been tracked without translation.
+    pub endpoint: Option<Ipv4Addr>,
+}
+
+/// UDP fronts and the endpoints they do not lead to any more.
+pub fn stale_udp(before: &Model, after: &Model) -> Vec<Stale> {
+    let mut stale = Vec::new();
     for (front, way) in before {
-        let Front::Address(address, Protocol::Udp, _) = front else { continue };
+        let (address, port) = match front {
+            Front::Address(address, Protocol::Udp, port) => (Some(*address), *port),
+            Front::Node(Protocol::Udp, port) => (None, *port),
+            _ => continue,
+        };
         let kept = after.get(front).map(|way| way.backs.as_slice()).unwrap_or_default();
-        lost.extend(way.backs.iter().filter(|back| !kept.contains(back)).map(|back| (*address, back.address)));
+        let gone = way.backs.iter().filter(|back| !kept.contains(back));
+        stale.extend(gone.map(|back| Stale { address, port, endpoint: Some(back.address) }));
         if way.backs.is_empty() && !kept.is_empty() {
-            lost.push((*address, Ipv4Addr::UNSPECIFIED));
+            stale.push(Stale { address, port, endpoint: None });
         }
     }
-    lost
+    stale
 }
 
 #[cfg(test)]
@@ -253,7 +267,6 @@ mod tests {
 
     #[test]
     fn udp_connections_to_lost_endpoints_are_named() {
-        let front = Front::Address(Ipv4Addr::new(10, 96, 0, 5), Protocol::Udp, 53);
         let way = |backs: &[u8]| Way {
             protocol: Protocol::Udp,
             affinity: None,
@@ -261,15 +274,20 @@ mod tests {
             drop_empty: false,
             backs: backs.iter().map(|last| Back { address: Ipv4Addr::new(10, 244, 0, *last), port: 53 }).collect(),
         };
-        let model = |backs| Model::from([(front, way(backs))]);
-        let lost = |before, after| {
-            lost_udp(&model(before), &model(after))
-                .into_iter()
-                .map(|(_, endpoint)| endpoint.octets()[3])
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(lost(&[1, 2], &[2, 3]), [1]);
-        assert_eq!(lost(&[], &[1]), [0]);
-        assert!(lost(&[1], &[1]).is_empty());
+        let address = Ipv4Addr::new(10, 96, 0, 5);
+        for (front, of) in
+            [(Front::Address(address, Protocol::Udp, 53), Some(address)), (Front::Node(Protocol::Udp, 53), None)]
+        {
+            let stale = |before: &[u8], after: &[u8]| {
+                let found = stale_udp(&Model::from([(front, way(before))]), &Model::from([(front, way(after))]));
+                assert!(found.iter().all(|stale| (stale.address, stale.port) == (of, 53)), "{found:?}");
+                found.iter().map(|stale| stale.endpoint.map_or(0, |ip| ip.octets()[3])).collect::<Vec<_>>()
+            };
+            assert_eq!(stale(&[1, 2], &[2, 3]), [1]);
+            assert_eq!(stale(&[], &[1]), [0]);
+            assert!(stale(&[1], &[1]).is_empty());
+        }
+        let tcp = Model::from([(Front::Node(Protocol::Tcp, 53), way(&[1]))]);
+        assert!(stale_udp(&tcp, &Model::new()).is_empty());
     }
 }

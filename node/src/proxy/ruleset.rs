@@ -11,14 +11,18 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 use super::model::{Back, Front, Model, Way};
+use super::shape::Shape;
 
 /// The table everything is in.
 pub const TABLE: &str = "pintle";
+/// Maps by address, protocol and port, and by protocol and port.
+const SERVICE_MAPS: [&str; 2] = ["services", "empty-services"];
+const PORT_MAPS: [&str; 2] = ["nodeports", "empty-nodeports"];
 /// Mark of packets whose source must become the node's address.
 const MASQUERADE: &str = "0x4000";
 
 /// What the rules depend on beside services.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     pub node_name: String,
     /// The name server's address, served by the agent itself.
@@ -44,6 +48,11 @@ fn front_name(front: &Front) -> String {
 
 fn back_name(front: &Front, back: &Back) -> String {
     format!("back-{}", digest(&[&format!("{front:?}"), &format!("{back:?}")]))
+}
+
+/// The set of clients that stay with an endpoint. A set keeps the timeout it was made with: another timeout is another set.
+fn clients_name(back: &str, seconds: u32) -> String {
+    format!("{back}-clients-{seconds}")
 }
 
 /// (map, element key) of a front.
@@ -87,10 +96,10 @@ impl Parts {
         if way.masquerade {
             rules.push(format!("meta mark set meta mark or {MASQUERADE}"));
         }
-        if way.affinity.is_some() {
+        if let Some(seconds) = way.affinity {
             for back in &way.backs {
                 let name = back_name(front, back);
-                rules.push(format!("ip saddr @{name}-clients goto {name}"));
+                rules.push(format!("ip saddr @{} goto {name}", clients_name(&name, seconds)));
             }
         }
         let turns: Vec<String> = way
@@ -107,7 +116,7 @@ impl Parts {
             // A pod that reaches itself through its service would drop an answer that comes from itself.
             rules.push(format!("ip saddr {} meta mark set meta mark or {MASQUERADE}", back.address));
             if let Some(seconds) = way.affinity {
-                let set = format!("{name}-clients");
+                let set = clients_name(&name, seconds);
                 rules.push(format!("update @{set} {{ ip saddr }}"));
                 self.sets.insert(set, seconds);
             }
@@ -121,13 +130,16 @@ impl Parts {
 pub fn complete(settings: &Settings, model: &Model) -> String {
     let parts = Parts::of(model);
     let mut text = format!("add table ip {TABLE}\ndelete table ip {TABLE}\nadd table ip {TABLE}\n");
-    for map in ["services", "empty-services"] {
+    for map in SERVICE_MAPS {
         text += &format!("add map ip {TABLE} {map} {{ type ipv4_addr . inet_proto . inet_service : verdict ; }}\n");
     }
-    for map in ["nodeports", "empty-nodeports"] {
+    for map in PORT_MAPS {
         text += &format!("add map ip {TABLE} {map} {{ type inet_proto . inet_service : verdict ; }}\n");
     }
-    text += &base_chains(settings);
+    for (name, hook, rules) in base_chains(settings) {
+        text += &format!("add chain ip {TABLE} {name} {hook}\n");
+        add_rules(&name, &rules, &mut text);
+    }
     for (name, seconds) in &parts.sets {
         text += &add_set(name, *seconds);
     }
@@ -143,11 +155,29 @@ pub fn complete(settings: &Settings, model: &Model) -> String {
     text
 }
 
-fn base_chains(settings: &Settings) -> String {
-    let mut text = String::new();
+/// What the table looks like once the model is loaded.
+pub fn shape(settings: &Settings, model: &Model) -> Shape {
+    let parts = Parts::of(model);
+    let mut shape = foundation(settings);
+    shape.chains.extend(parts.chains.iter().map(|(name, rules)| (name.clone(), rules.len())));
+    shape.sets.extend(parts.sets.into_keys());
+    for (map, _) in parts.elements.keys() {
+        *shape.elements.entry((*map).to_owned()).or_default() += 1;
+    }
+    shape
+}
+
+/// The part of the shape that is the same for all models.
+pub fn foundation(settings: &Settings) -> Shape {
+    let chains = base_chains(settings).into_iter().map(|(name, _, rules)| (name, rules.len()));
+    Shape { chains: chains.collect(), ..Shape::default() }
+}
+
+/// The chains that every packet passes: name, hook, rules.
+fn base_chains(settings: &Settings) -> Vec<(String, String, Vec<String>)> {
+    let mut chains = Vec::new();
     let mut chain = |name: &str, hook: &str, rules: &[String]| {
-        text += &format!("add chain ip {TABLE} {name} {hook}\n");
-        add_rules(name, rules, &mut text);
+        chains.push((name.to_owned(), hook.to_owned(), rules.to_vec()));
     };
     let rules = |list: &[&str]| list.iter().map(|rule| (*rule).to_owned()).collect::<Vec<_>>();
     chain("refuse", "", &rules(&["reject"]));
@@ -184,7 +214,7 @@ fn base_chains(settings: &Settings) -> String {
         ));
     }
     chain("postrouting", "{ type nat hook postrouting priority srcnat ; }", &leave);
-    text
+    chains
 }
 
 fn add_rules(chain: &str, rules: &[String], text: &mut String) {
@@ -319,6 +349,17 @@ mod tests {
         let text = difference(&model(&[2]), &model(&[]));
         assert!(text.contains("delete element ip pintle services { 10.96.0.5 . tcp . 80 }"), "{text}");
         assert!(text.contains("add element ip pintle empty-services { 10.96.0.5 . tcp . 80 : goto refuse }"), "{text}");
+    }
+
+    #[test]
+    fn another_affinity_timeout_reaches_the_kernel() {
+        let model = |seconds| Model::from([(front(), way(&[2], Some(seconds)))]);
+        let (before, after) = (model(10_800), model(60));
+        let text = difference(&before, &after);
+        assert!(text.contains("timeout 60s"), "{text}");
+        let Some(table) = loaded(&[complete(&settings(), &before), text]) else { return };
+        assert!(table.contains("timeout 1m") && !table.contains("timeout 3h"), "{table}");
+        assert_eq!(Some(table), loaded(&[complete(&settings(), &after)]));
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl World {
             cluster_cidr: "10.244.0.0/16".into(),
             pod_cidr: "10.244.7.0/24".into(),
         };
+        let (_, settings) = watch::channel(settings);
         net.spawn_until_stopped("proxy", proxy::run(services.clone(), slices.clone(), settings));
         let settings = dns::Settings {
             address: Ipv4Addr::new(10, 96, 0, 10),
