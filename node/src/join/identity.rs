@@ -153,6 +153,24 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(partial, path)
 }
 
+/// Identities for tests.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    /// An identity of this user, self-signed, that holds from 2000 until the given year.
+    pub fn made(user: &str, until: i32) -> Identity {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::new(Vec::new()).expect("params");
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).expect("certificate");
+        Identity::new(certificate.pem().into_bytes(), certificate.pem().into_bytes(), key.serialize_pem())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::*;
@@ -161,11 +179,23 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn made(name: &str) -> Identity {
-        let key = KeyPair::generate().expect("key");
-        let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.self_signed(&key).expect("certificate");
-        Identity::new(certificate.pem().into_bytes(), certificate.pem().into_bytes(), key.serialize_pem())
+        testing::made(name, 4096)
+    }
+
+    #[tokio::test]
+    async fn an_expired_certificate_does_not_keep_the_agent_from_starting() {
+        let dir = tempfile::tempdir().expect("directory");
+        testing::made("system:node:w1", 2001).store(dir.path()).expect("stored");
+        let address = "10.0.0.1".parse().expect("address");
+        let options = AgentOptions::new("w1", dir.path().to_path_buf(), address, RuntimeChoice::Simulated);
+        let group = Group::new("join-test");
+        let found = super::super::identity(&options, &group).await.expect("no server and no token is needed");
+        assert!(found.expires().expect("time") < clock::wall() && found.client_config().is_ok());
+        let service = tower::service_fn(|_: http::Request<kube::client::Body>| async {
+            Err::<http::Response<String>, _>(io::Error::other("no server"))
+        });
+        let renewed = renew_once(&options, &found, &kube::Client::new(service, "default"), &group).await;
+        assert!(matches!(renewed, Err(JoinError::NoToken)), "it joins by its token again");
     }
 
     #[test]

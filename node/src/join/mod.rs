@@ -1,9 +1,10 @@
 //! How a node gets, keeps and renews its client certificate.
 //!
 //! Flow: bootstrap token and trusted CA → CertificateSigningRequest → signed certificate → files of [`identity`] →
-//! renewal at two thirds of its life with the certificate itself. The private key never leaves this machine.
+//! renewal at two thirds of its life with the certificate itself, or by the token again once it has expired. The private
+//! key never leaves this machine. I10: a node that has joined needs no server to start, whatever its certificate's age.
 
-mod identity;
+pub(crate) mod identity;
 
 use std::io;
 use std::path::PathBuf;
@@ -110,10 +111,10 @@ pub async fn identity(options: &AgentOptions, group: &Group) -> Result<Identity,
         if found.user()? != asked {
             return Err(JoinError::OtherNode { found: found.user()?, asked });
         }
-        if found.expires()? > clock::wall() {
-            return Ok(found);
+        if found.expires()? <= clock::wall() {
+            tracing::warn!("the node's certificate has expired: pods are looked after, and it is to join anew");
         }
-        tracing::warn!("the node's certificate has expired, joining anew");
+        return Ok(found);
     }
     bootstrap(options, group).await
 }
@@ -225,7 +226,13 @@ async fn wait_signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result
 }
 
 /// Renews the certificate at two thirds of its life, for ever. Runs until dropped.
-pub async fn renew(options: Arc<AgentOptions>, mut held: Identity, connection: Connection, client: kube::Client) {
+pub async fn renew(
+    options: Arc<AgentOptions>,
+    mut held: Identity,
+    connection: Connection,
+    client: kube::Client,
+    group: Group,
+) {
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(300));
     loop {
         match held.renew_at() {
@@ -235,7 +242,7 @@ pub async fn renew(options: Arc<AgentOptions>, mut held: Identity, connection: C
                 return;
             }
         }
-        match renew_once(&options, &held, &client).await {
+        match renew_once(&options, &held, &client, &group).await {
             Ok((fresh, config)) => {
                 connection.set_tls(config).await;
                 held = fresh;
@@ -261,7 +268,13 @@ async fn renew_once(
     options: &AgentOptions,
     held: &Identity,
     client: &kube::Client,
+    group: &Group,
 ) -> Result<(Identity, Arc<rustls::ClientConfig>), JoinError> {
+    if held.expires()? <= clock::wall() {
+        let fresh = bootstrap(options, group).await?;
+        let config = fresh.client_config()?;
+        return Ok((fresh, config));
+    }
     let (certificate, key) = certificate(client, &options.node_name).await?;
     let fresh = Identity::new(held.ca().to_vec(), certificate, key);
     let config = fresh.client_config()?;

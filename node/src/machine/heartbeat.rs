@@ -35,8 +35,8 @@ pub struct Heartbeat {
     pub network: watch::Receiver<bool>,
 }
 
-/// Creates the Node object, or brings an existing one up to date. Tries until it succeeds; returns the object.
-pub async fn register(options: &AgentOptions, machine: &Machine, client: &kube::Client, runtime: &dyn Runtime) -> Node {
+/// Creates the Node object, or brings an existing one up to date. Tries until it succeeds.
+async fn register(options: &AgentOptions, machine: &Machine, client: &kube::Client, runtime: &dyn Runtime) {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
         let situation = Situation {
@@ -45,7 +45,7 @@ pub async fn register(options: &AgentOptions, machine: &Machine, client: &kube::
             images: Vec::new(),
         };
         match try_register(options, machine, client, &situation).await {
-            Ok(node) => return node,
+            Ok(_) => return,
             Err(error) => tracing::warn!(error = %Chain(&error), "node not registered, will retry"),
         }
         clock::sleep(backoff.next_delay()).await;
@@ -70,8 +70,9 @@ async fn try_register(
 }
 
 impl Heartbeat {
-    /// Runs until dropped.
+    /// Registers the node, then keeps its status true. Runs until dropped.
     pub async fn run(mut self) {
+        register(&self.options, &self.machine, &self.client, self.runtime.as_ref()).await;
         let mut changes = self.nodes.changes();
         let mut reported = None::<clock::Instant>;
         let mut images = Vec::new();

@@ -45,13 +45,15 @@ pub fn parse_cidr(text: &str) -> Option<(Ipv4Addr, u8)> {
     (bits <= 32).then_some((address, bits))
 }
 
-/// Waits until the node was given its pod range.
-pub async fn pod_cidr(nodes: &SharedReflector<Node>, name: &str) -> String {
+/// Waits until the node has a pod range other than `held`; the first one is other than an empty text.
+///
+/// A node that was deleted and registered again may be given another range than before.
+pub async fn pod_cidr(nodes: &SharedReflector<Node>, name: &str, held: &str) -> String {
     let mut changes = nodes.changes();
     loop {
         let node = nodes.get(&Key::cluster(name));
         let cidr = node.and_then(|node| node.spec.as_ref()?.pod_cidr.clone());
-        if let Some(cidr) = cidr.filter(|cidr| !cidr.is_empty()) {
+        if let Some(cidr) = cidr.filter(|cidr| !cidr.is_empty() && cidr != held) {
             return cidr;
         }
         changes.changed().await;
@@ -118,5 +120,33 @@ pub async fn follow_routes(options: Arc<AgentOptions>, nodes: SharedReflector<No
             }
         }
         changes.changed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_registered_anew_is_followed_to_its_new_range() {
+        let nodes = SharedReflector::detached();
+        let node = |uid: &str, cidr: Option<&str>| {
+            let node = json!({ "metadata": { "name": "w1", "uid": uid }, "spec": { "podCIDR": cidr } });
+            serde_json::from_value::<Node>(node).expect("node")
+        };
+        nodes.replace(vec![node("u1", Some("10.244.1.0/24"))]);
+        let deadline = Duration::from_secs(60);
+        let held = clock::timeout(deadline, pod_cidr(&nodes, "w1", "")).await.expect("in time");
+        assert_eq!(held, "10.244.1.0/24");
+        let (watched, before) = (nodes.clone(), held.clone());
+        let next = tokio::spawn(async move { pod_cidr(&watched, "w1", &before).await });
+        nodes.replace(Vec::new());
+        nodes.replace(vec![node("u2", None)]);
+        clock::sleep(Duration::from_secs(1)).await;
+        assert!(!next.is_finished(), "it has no other range yet");
+        nodes.replace(vec![node("u2", Some("10.244.9.0/24"))]);
+        let next = clock::timeout(deadline, next).await.expect("in time").expect("ends");
+        assert_eq!(next, "10.244.9.0/24");
     }
 }

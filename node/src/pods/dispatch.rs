@@ -1,5 +1,5 @@
 //! Gives each pod of this node its worker, wakes workers when the runtime changed without them, and ends what no pod
-//! claims. Nothing is ended before the first complete list of pods has been seen (I10).
+//! claims. Nothing is ended before the first complete list of pods has been seen, on no checkpoint's word (I10).
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +17,9 @@ use tokio::sync::{Notify, watch};
 use super::resources::{self, Amounts};
 use super::worker::Worker;
 use super::{Context, Wanted, plan};
-use crate::limits;
 use crate::runtime::{RuntimeError, label};
 use crate::volumes::PodDirs;
+use crate::{checkpoint, limits};
 
 struct Running {
     wanted: watch::Sender<Wanted>,
@@ -69,7 +69,7 @@ impl Dispatch {
 
     /// Runs until the agent stops.
     pub async fn run(mut self) {
-        self.pods.ready().await;
+        checkpoint::settled(&self.pods).await;
         let mut changes = self.pods.changes();
         let mut relist = clock::ticker(limits::RELIST);
         let mut swept = false;
@@ -134,13 +134,16 @@ impl Dispatch {
                     }
                 }
                 None if self.finished.contains(&uid) => (),
+                // What only a checkpoint says to be ending is left as it is until a server says so.
+                None if pod.metadata.deletion_timestamp.is_some() && !self.pods.is_ready() => (),
                 None => self.begin(uid, pod, false),
             }
         }
     }
 
     fn begin(&mut self, uid: String, pod: Arc<Pod>, gone: bool) {
-        let others = Some(self.requests());
+        // A pod of the checkpoint was taken in before: it is not refused now.
+        let others = self.pods.is_ready().then(|| self.requests());
         let requests = resources::pod_requests(&pod);
         let (wanted, receiver) = watch::channel(Wanted { pod, gone });
         let wake = Arc::new(Notify::new());
@@ -176,7 +179,7 @@ impl Dispatch {
         for sandbox in &sandboxes {
             let Some(uid) = sandbox.labels.get(label::POD_UID) else { continue };
             (&sandbox.id, sandbox.state).hash(shown.entry(uid.clone()).or_default());
-            if !self.workers.contains_key(uid) {
+            if self.pods.is_ready() && !self.workers.contains_key(uid) {
                 orphans.entry(uid.clone()).or_insert_with(|| orphan(sandbox));
             }
         }

@@ -95,6 +95,15 @@ impl World {
         };
         clock::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("{uid} never runs"))
     }
+
+    async fn until_empty(&self) {
+        let wait = async {
+            while !self.runtime.sandboxes(None).await.expect("list").is_empty() {
+                clock::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        clock::timeout(DEADLINE, wait).await.expect("everything ends");
+    }
 }
 
 fn pod(name: &str, cpu: &str) -> Pod {
@@ -135,5 +144,46 @@ async fn a_pod_that_comes_in_place_of_a_deleted_one_finds_its_room_free() {
     world.pods.apply(pod("b", "1"));
     world.until_running("b").await;
     reply.send(()).expect("waits");
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_keeps_pods_running_and_ends_none() {
+    let runtime: Arc<SimulatedRuntime> = Arc::default();
+    let earlier = World::new(Arc::clone(&runtime));
+    earlier.pods.replace(vec![pod("a", "100m"), pod("b", "100m"), pod("c", "100m")]);
+    for uid in ["a", "b", "c"] {
+        earlier.until_running(uid).await;
+    }
+    let (a, b, c) = (earlier.running("a").await, earlier.running("b").await, earlier.running("c").await);
+    earlier.stop().await;
+    runtime.stop_container(&a[0], Duration::ZERO).await.expect("crashes");
+
+    // The checkpoint is older than b, and knows that c is to end.
+    let world = World::new(Arc::clone(&runtime));
+    let stranger =
+        PodSandboxConfig { labels: [(label::POD_UID.to_owned(), "s".to_owned())].into(), ..Default::default() };
+    runtime.run_sandbox(stranger).await.expect("sandbox");
+    world.pods.seed(vec![pod("a", "100m"), ending("c", "100m")]);
+    let again = world.until_running("a").await;
+    assert_ne!(again, a[0], "it crashed");
+    clock::sleep(10 * limits::RELIST).await; // several looks at what runs
+    assert_eq!((world.running("b").await, world.running("c").await), (b, c), "nobody told that they end");
+    assert_eq!(runtime.sandboxes(Some("s")).await.expect("list").len(), 1);
+    assert_eq!(world.running("a").await, [again]);
+
+    world.pods.replace(Vec::new());
+    world.until_empty().await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_in_time_comes_before_the_checkpoint() {
+    let world = World::new(Arc::default());
+    world.pods.seed(vec![pod("gone", "100m")]);
+    clock::sleep(limits::CONFIRM_WAIT / 2).await;
+    world.pods.replace(vec![pod("b", "100m")]);
+    world.until_running("b").await;
+    assert!(world.runtime.sandboxes(Some("gone")).await.expect("list").is_empty());
     world.stop().await;
 }
