@@ -239,6 +239,15 @@ impl Cluster {
         }
     }
 
+    /// Runs a program in the network of a worker.
+    pub fn on_worker(&self, worker: &str, program: &[&str]) -> Ran {
+        let state = self.state();
+        let agent = state["agents"].as_array().expect("agents").iter().find(|agent| agent["name"] == worker);
+        let namespace = agent.expect("a worker")["namespace"].as_str().expect("a namespace").to_owned();
+        let entered = format!("--net=/run/netns/{namespace}");
+        ran(self.command(Path::new("nsenter")).arg(entered).arg("--").args(program))
+    }
+
     /// Everything a member has logged.
     pub fn log(&self, member: &str) -> String {
         let path = self.home.path().join(&self.name).join(member).join("log");

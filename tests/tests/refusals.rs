@@ -74,11 +74,11 @@ fn a_worker_of_another_cluster_is_refused() {
         ran(cluster.command(&pintle()).arg("agent").args(given).args(more))
     };
     let foreign = other.pintle(&["token", "create"]).ok();
-    says(agent(foreign.trim(), "a1"), "is not of the cluster that the token is for");
+    says(agent(foreign.trim(), "a1"), "is not the one that the token is for");
     // The right authority, but a secret that nobody gave out.
     let token = cluster.pintle(&["token", "create"]).ok();
     let (front, _) = token.trim().rsplit_once('.').expect("a secret");
-    says(agent(&format!("{front}.0123456789abcdef"), "a2"), "401");
+    says(agent(&format!("{front}.0123456789abcdef"), "a2"), "Unauthorized");
     says(agent("nonsense", "a3"), "this is no join token");
     assert_eq!(cluster.kubectl(&["get", "nodes", "-o", "name"]).ok(), "", "nothing was registered");
 }

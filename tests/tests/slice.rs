@@ -178,18 +178,69 @@ fn the_leader_dies_in_a_rollout(cluster: &Cluster) {
 fn all_servers_die(cluster: &Cluster) {
     step("all servers are killed at once; workloads go on, and everything is there after the restart");
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]).ok();
-    let before: BTreeSet<String> = pods(cluster).iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
+    let known = pods(cluster);
+    let service = cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).ok();
     for server in ["s1", "s2", "s3"] {
         cluster.pintle(&["cluster", "kill", server]).ok();
     }
+    workers_go_on(cluster, &known, &service);
     for server in ["s1", "s2", "s3"] {
         cluster.pintle(&["cluster", "start", server]).ok();
     }
     cluster.until("the API answers", 30, || (cluster.kubectl(&["get", "configmap", "kept"]).code == 0).then_some(()));
-    let after: BTreeSet<String> = pods(cluster).iter().map(|pod| pod["metadata"]["uid"].to_string()).collect();
-    assert_eq!(before, after, "the same pods");
-    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64();
-    assert!(pods(cluster).iter().all(|pod| restarts(pod) == Some(0)), "no container was restarted");
+    let uids = |pods: &[Value]| pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(uids(&known), uids(&pods(cluster)), "the same pods");
+    let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or_default();
+    cluster.until("one container was restarted, the one that was killed", 20, || {
+        (pods(cluster).iter().map(restarts).sum::<i64>() == 1).then_some(())
+    });
+}
+
+/// No server runs. Services and names answer on both workers, also after an agent was killed and started again, and that
+/// agent restarts a container that ends.
+fn workers_go_on(cluster: &Cluster, known: &[Value], service: &str) {
+    let names: BTreeSet<String> =
+        known.iter().map(|pod| pod["metadata"]["name"].as_str().expect("name").to_owned()).collect();
+    let all_answer = |worker: &str| {
+        cluster.until("the Service answers without a server", 20, || {
+            let url = format!("http://{service}");
+            let answers = (0..12).map(|_| cluster.on_worker(worker, &["curl", "-s", "--max-time", "2", &url]).stdout);
+            (answers.map(|answer| answer.trim().to_owned()).collect::<BTreeSet<_>>() == names).then_some(())
+        });
+        cluster.until("names are resolved without a server", 20, || {
+            let asked = ["busybox", "nslookup", "web.default.svc.cluster.local", "10.96.0.10"];
+            cluster.on_worker(worker, &asked).stdout.contains(service).then_some(())
+        });
+    };
+    all_answer("w1");
+    all_answer("w2");
+    cluster.pintle(&["cluster", "kill", "w1"]).ok();
+    cluster.pintle(&["cluster", "start", "w1"]).ok();
+    all_answer("w1");
+
+    let pod = known.iter().find(|pod| pod["spec"]["nodeName"] == "w1").expect("a pod on w1");
+    let name = pod["metadata"]["name"].as_str().expect("name");
+    let victims = web_servers(name);
+    assert!(!victims.is_empty(), "the pod's process is found");
+    for pid in &victims {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    }
+    cluster.until("the container was restarted without a server", 40, || {
+        web_servers(name).iter().any(|pid| !victims.contains(pid)).then_some(())
+    });
+    all_answer("w1");
+}
+
+/// Processes `httpd` of the pod: its host name is the pod's name.
+fn web_servers(pod: &str) -> Vec<i32> {
+    let pids =
+        std::fs::read_dir("/proc").expect("proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let ours = |pid: &i32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let host = std::fs::read_to_string(format!("/proc/{pid}/root/etc/hostname")).unwrap_or_default();
+        command.starts_with(b"httpd") && host.trim() == pod
+    };
+    pids.filter(ours).collect()
 }
 
 fn a_worker_is_lost_and_returns(cluster: &Cluster) {

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
@@ -126,6 +127,7 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 pub struct CaPin {
     sha256: [u8; 32],
     found: Arc<OnceLock<CertificateDer<'static>>>,
+    foreign: Arc<AtomicBool>,
 }
 
 impl CaPin {
@@ -137,7 +139,7 @@ impl CaPin {
         let digits = text.strip_prefix("sha256:").unwrap_or(text);
         let mut sha256 = [0; 32];
         hex::decode_to_slice(digits, &mut sha256).map_err(|_| TlsError::Pin(text.to_owned()))?;
-        Ok(Self { sha256, found: Arc::default() })
+        Ok(Self { sha256, found: Arc::default(), foreign: Arc::default() })
     }
 
     /// The pin of a CA certificate in DER form, as [`parse`](Self::parse) reads it.
@@ -148,6 +150,11 @@ impl CaPin {
     /// The CA certificate in DER form, once a handshake succeeded.
     pub fn found(&self) -> Option<&[u8]> {
         self.found.get().map(|certificate| certificate.as_ref())
+    }
+
+    /// True once a server showed a chain without this CA, and none has shown one with it.
+    pub fn only_foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed) && self.found.get().is_none()
     }
 
     fn fits(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -171,7 +178,10 @@ impl ServerCertVerifier for PinVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let unknown = || rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let unknown = || {
+            self.pin.foreign.store(true, Ordering::Relaxed);
+            rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)
+        };
         let ca = intermediates.iter().find(|certificate| self.pin.fits(certificate)).ok_or_else(unknown)?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;

@@ -57,6 +57,8 @@ pub enum JoinError {
     Tls(#[source] TlsError),
     #[error("start connection to the servers")]
     Connection(#[source] remote::StartError),
+    #[error("the cluster at {0} is not the one that the token is for: its certificate authority is another")]
+    ForeignServers(String),
     #[error("make key and certificate request")]
     Key(#[source] rcgen::Error),
     #[error("ask a server for a certificate (a foreign cluster's CA or token is refused here)")]
@@ -160,7 +162,10 @@ async fn bootstrap(options: &AgentOptions, group: &Group) -> Result<Identity, Jo
     if let Err(error) = stopped {
         tracing::debug!(%error, "joining connection ends late");
     }
-    let (certificate, key) = signed?;
+    let (certificate, key) = signed.map_err(|error| match &given {
+        Given::Pin(pin) if pin.only_foreign() => JoinError::ForeignServers(options.servers.join(", ")),
+        _ => error,
+    })?;
     let ca = match given {
         Given::Pem(pem) => pem,
         Given::Pin(pin) => identity::to_pem(pin.found().ok_or(JoinError::CaNotShown)?),
