@@ -153,12 +153,15 @@ impl Checkpoint {
             let confirmed = stop.run_until_cancelled(reflector.ready()).await;
             let mut pace = Pace::new(kind);
             while confirmed.is_some() {
+                // What changed before the stop, also during a write, is in the last one.
+                let last = stop.is_cancelled();
                 let objects: Vec<Arc<K>> = reflector.list().into_iter().filter(|object| wanted(object)).collect();
                 let shelf = shelf.clone();
                 let written = write(move || shelf.write(kind, &objects)).await;
-                if !pace.keep(written, changes.changed(), &stop).await {
+                if last {
                     return;
                 }
+                pace.keep(written, changes.changed(), &stop).await;
             }
         });
     }
@@ -171,6 +174,7 @@ impl Checkpoint {
             let confirmed = stop.run_until_cancelled(pods.ready()).await;
             let mut pace = Pace::new(kind::SECRETS);
             while confirmed.is_some() {
+                let last = stop.is_cancelled();
                 let (config_maps, held) = gather(&context, &pods.list());
                 let (files, secrets) = (files.clone(), secrets.clone());
                 let written = write(move || {
@@ -182,6 +186,9 @@ impl Checkpoint {
                     Ok(public? + private?)
                 });
                 let written = written.await;
+                if last {
+                    return;
+                }
                 let changed = async {
                     tokio::select! {
                         () = changes.changed() => (),
@@ -189,9 +196,7 @@ impl Checkpoint {
                         () = context.tokens.changed() => (),
                     }
                 };
-                if !pace.keep(written, changed, &stop).await {
-                    return;
-                }
+                pace.keep(written, changed, &stop).await;
             }
         });
     }
@@ -221,22 +226,12 @@ impl Pace {
         Self { kind, backoff: Backoff::new(limits::CHECKPOINT_PAUSE, limits::CHECKPOINT_RETRY_MAX) }
     }
 
-    /// Waits until the file is to be written again; false if it is not: the agent stops and nothing has changed.
-    async fn keep(
-        &mut self,
-        written: io::Result<u64>,
-        changed: impl Future<Output = ()>,
-        stop: &CancellationToken,
-    ) -> bool {
-        if stop.is_cancelled() {
-            return false;
-        }
+    /// Waits until the file is to be written again, or the agent stops.
+    async fn keep(&mut self, written: io::Result<u64>, changed: impl Future<Output = ()>, stop: &CancellationToken) {
         let pause = match written {
             Ok(bytes) => {
                 self.backoff.reset();
-                if stop.run_until_cancelled(changed).await.is_none() {
-                    return false;
-                }
+                stop.run_until_cancelled(changed).await;
                 limits::CHECKPOINT_PAUSE.max(Duration::from_secs(bytes / limits::CHECKPOINT_RATE))
             }
             Err(error) => {
@@ -244,9 +239,7 @@ impl Pace {
                 self.backoff.next_delay()
             }
         };
-        // What changed just before the stop is still written.
         stop.run_until_cancelled(clock::sleep(pause)).await;
-        true
     }
 }
 

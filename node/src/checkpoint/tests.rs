@@ -70,7 +70,7 @@ async fn only_what_a_server_confirmed_is_written_and_the_last_change_too() {
     view.replace(vec![service("a")]);
     world.until(|restored| restored.services.as_ref().is_some_and(|all| *all == [service("a")])).await;
     view.apply(service("b"));
-    tokio::task::yield_now().await; // the change is noticed, its turn is two seconds away
+    // Its turn is two seconds away, and the first write may still be under way.
     group.stop(DEADLINE).await.expect("stops");
     let restored = Checkpoint::open(&world.options()).restore();
     assert_eq!(restored.services, Some(vec![service("a"), service("b")]));
