@@ -333,6 +333,8 @@ fn a_stale_cache_does_not_answer_a_delete() {
     let held = r#"{"metadata":{"name":"h","finalizers":["example.com/hold"]}}"#;
     assert_eq!(ask(&format!("POST {at}"), held).code, 201);
     check(&format!("DELETE {at}/h"), "", &["/metadata/finalizers"], r#"200 ["example.com/hold"]"#);
+    // A read is answered once the cache has what was written.
+    check(&format!("GET {at}/h"), "", &["/metadata/finalizers"], r#"200 ["example.com/hold"]"#);
     let kind = pintle_api::kinds::by_gvk("", "v1", "ConfigMap").expect("served");
     let harness = harness();
     let cached = harness.server.ctx().cache.get(kind, "crud-stale", "h").expect("being deleted");
