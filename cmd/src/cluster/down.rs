@@ -69,6 +69,10 @@ pub async fn run(args: DownArgs) -> Result<()> {
             args.name
         ));
     } else {
+        for agent in &state.agents {
+            pintle_node::forget_secrets(&layout.member(&agent.name).join("data"))
+                .context("forget a worker's secrets")?;
+        }
         fs::remove_dir_all(&layout.root).with_context(|| format!("remove {}", layout.root.display()))?;
         network::release(&layout, &state)?;
     }
