@@ -149,6 +149,10 @@ impl Step {
         Self { program: "ip", arguments: arguments.iter().map(|word| (*word).to_owned()).collect(), must: true }
     }
 
+    fn optional(self) -> Self {
+        Self { must: false, ..self }
+    }
+
     fn run(&self) -> Result<()> {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         match run(self.program, &arguments) {
@@ -182,9 +186,9 @@ fn link_steps(network: &NetworkState, link: &Link<'_>, seen: Ends) -> Vec<Step> 
     let joined = seen.host.is_some() && seen.inside == Some(seen.host);
     let mut steps = Vec::new();
     if !joined {
-        // Ends of another pair: deleting one end deletes its peer.
-        steps.extend(seen.host.map(|_| Step::ip(&["link", "del", host])));
-        steps.extend(seen.inside.map(|_| Step::ip(&["-n", namespace, "link", "del", "eth0"])));
+        // Ends of another pair. They may go by themselves at any moment, with their peer or its namespace.
+        steps.extend(seen.host.map(|_| Step::ip(&["link", "del", host]).optional()));
+        steps.extend(seen.inside.map(|_| Step::ip(&["-n", namespace, "link", "del", "eth0"]).optional()));
         steps.push(Step::ip(&["link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", namespace]));
     }
     steps.extend([
