@@ -157,6 +157,20 @@ async fn progress_comes_after_the_events_it_speaks_of() {
 }
 
 #[tokio::test]
+async fn the_report_of_an_idle_watch_does_not_overtake_an_event() {
+    let local = Local::open();
+    let mut watcher = local.store.watch(WatchOptions { progress_notify: true, ..everything() }).unwrap();
+    // It was idle long enough; and before it looks how far it is, an event comes.
+    put(&local, "a", b"1");
+    let batch = watcher.report().expect("synced").unwrap();
+    assert_eq!((batch.revision, batch.events.len()), (2, 1), "the event first");
+    let batch = watcher.report().expect("synced").unwrap();
+    assert_eq!((batch.revision, batch.events.len()), (2, 0));
+    put(&local, "a", b"2");
+    assert_eq!(next(&mut watcher).await.unwrap().revision, 3);
+}
+
+#[tokio::test]
 async fn compaction_ends_only_the_watch_that_lags_and_stopping_ends_all() {
     let local = Local::open().attached();
     for n in 0..5 {

@@ -84,11 +84,21 @@ impl Watcher {
             match pintle_base::clock::timeout(interval, self.feed.next()).await {
                 Ok((_, batch)) => return batch,
                 Err(_) => {
-                    if let Some(revision) = self.feed.progress(&[self.id]) {
-                        return Ok(WatchBatch { revision, events: Vec::new() });
+                    if let Some(batch) = self.report() {
+                        return batch;
                     }
                 }
             }
+        }
+    }
+
+    /// Says how far the watch is. Events may have come since it was found idle: they go first, since the report speaks of
+    /// them as delivered (I8).
+    pub(crate) fn report(&mut self) -> Option<Result<WatchBatch, WatchError>> {
+        let revision = self.feed.progress(&[self.id])?;
+        match self.feed.next_within(revision) {
+            Some((_, batch)) => Some(batch),
+            None => Some(Ok(WatchBatch { revision, events: Vec::new() })),
         }
     }
 }
