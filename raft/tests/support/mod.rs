@@ -1,74 +1,24 @@
 //! A cluster in one process: real logs, real TLS over loopback, and members that can be stopped, started and wiped.
 #![allow(dead_code)]
 
+pub mod authority;
 pub mod ledger;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
+pub use authority::Authority;
 use bytes::Bytes;
 use ledger::Ledger;
 use pintle_base::clock;
 use pintle_base::task::Group;
-use pintle_raft::{Handle, Options, Peer, StartError, Tls, start};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::RootCertStore;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use pintle_raft::{Handle, Options, Peer, StartError, start};
 use tempfile::TempDir;
 
 /// Everything must have happened by then, also on a machine that does other things.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const CLUSTER: u64 = 0xc1;
-
-/// Signs certificates for the members of one cluster.
-pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
-}
-
-impl Authority {
-    pub fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test");
-        let key = KeyPair::generate().expect("key");
-        let certificate = params.self_signed(&key).expect("certificate").der().clone();
-        Self { issuer: Issuer::new(params, key), certificate }
-    }
-
-    /// TLS for a member of that name.
-    pub fn tls(&self, name: &str) -> Tls {
-        let mut params = CertificateParams::default();
-        let common_name = format!("{}{name}", pintle_raft::CERTIFICATE_NAME_PREFIX);
-        params.distinguished_name.push(DnType::CommonName, common_name);
-        params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let key = KeyPair::generate().expect("key");
-        let chain = vec![params.signed_by(&key, &self.issuer).expect("certificate").der().clone()];
-        let key = || PrivateKeyDer::try_from(key.serialize_der()).expect("key");
-        let mut roots = RootCertStore::empty();
-        roots.add(self.certificate.clone()).expect("root");
-        let roots = Arc::new(roots);
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
-        let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_client_cert_verifier(verifier.build().expect("verifier"))
-            .with_single_cert(chain.clone(), key())
-            .expect("server");
-        let client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key())
-            .expect("client");
-        Tls { server: Arc::new(server), client: Arc::new(client) }
-    }
-}
 
 /// A member's options and, while it runs, its handle.
 pub struct Member {
@@ -170,7 +120,14 @@ impl Cluster {
 
     /// Another member, not started, that waits to be added.
     pub fn push_joining(&mut self, peer: &Peer, adjust: impl Fn(&mut Options)) -> usize {
-        self.push(peer, vec![peer.clone()], false, |options| {
+        let founders = self.members.iter().flat_map(|member| &member.options.peers).filter(|known| known.id <= 3);
+        let mut peers: Vec<Peer> = vec![peer.clone()];
+        for known in founders {
+            if !peers.contains(known) {
+                peers.push(known.clone());
+            }
+        }
+        self.push(peer, peers, false, |options| {
             options.join = true;
             adjust(options);
         });

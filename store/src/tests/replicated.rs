@@ -1,8 +1,7 @@
 //! The store on real Raft: one member, its real log, TLS and etcd port, stopped and started again.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,50 +9,16 @@ use pintle_base::task::Group;
 use pintle_proto::etcdserverpb::kv_client::KvClient;
 use pintle_proto::etcdserverpb::{LeaseGrantRequest, PutRequest, RangeRequest};
 use pintle_raft::{Handle, Options, Peer, Tls};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
-use rustls::RootCertStore;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::server::WebPkiClientVerifier;
 
 use crate::etcd;
 use crate::store::{Store, StoreOptions};
 use crate::watch::WatchOptions;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+#[path = "../../../raft/tests/support/authority.rs"]
+mod authority;
+use authority::Authority;
 
-/// Certificates of a cluster of one.
-fn tls() -> Tls {
-    let mut root = CertificateParams::default();
-    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root_key = KeyPair::generate().expect("key");
-    let root_certificate = root.self_signed(&root_key).expect("certificate").der().clone();
-    let issuer = Issuer::new(root, root_key);
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, format!("{}one", pintle_raft::CERTIFICATE_NAME_PREFIX));
-    params.subject_alt_names = vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    let key = KeyPair::generate().expect("key");
-    let chain = vec![params.signed_by(&key, &issuer).expect("certificate").der().clone()];
-    let key = || PrivateKeyDer::try_from(key.serialize_der()).expect("key");
-    let mut roots = RootCertStore::empty();
-    roots.add(root_certificate).expect("root");
-    let roots = Arc::new(roots);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider));
-    let server = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_client_cert_verifier(verifier.build().expect("verifier"))
-        .with_single_cert(chain.clone(), key())
-        .expect("server");
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_client_auth_cert(chain, key())
-        .expect("client");
-    Tls { server: Arc::new(server), client: Arc::new(client) }
-}
+const DEADLINE: Duration = Duration::from_secs(30);
 
 struct Running {
     store: Store,
@@ -88,7 +53,7 @@ async fn what_one_member_acknowledged_is_there_after_a_restart() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = free.local_addr().unwrap();
     drop(free);
-    let tls = tls();
+    let tls = Authority::new().tls("one");
     tokio::time::timeout(DEADLINE, async {
         let running = start(dir.path(), address, tls.clone()).await;
         let put = |value: &'static str| PutRequest {
