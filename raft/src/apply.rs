@@ -2,13 +2,16 @@
 //! it ([`Machine`]) only passes entries on, and waits.
 //!
 //! Always holds: an entry is applied only after it is on this member's stable storage, so what is applied never reaches
-//! beyond the log (I14); each entry's proposer is answered right after it, not after the chunk; the first error is final (I4).
+//! beyond the log (I14); entries are applied without gaps; each entry's proposer is answered right after it, not after the
+//! chunk; the first error is final (I4).
+//!
+//! [`Worker`] does one task at a time; [`ApplyThread`] is the thread around it.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -22,7 +25,8 @@ use crate::core::{
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
 use crate::machine::{Committed, Payload, StateMachine};
-use crate::snapshot::{SnapshotDir, Snapshots, Temporary, is_ahead};
+use crate::snapshot::{SnapshotDir, Snapshots, Temporary};
+use crate::thread::Running;
 use crate::wire;
 
 type Item = (Entry, Option<ApplyResponder<TypeConfig>>);
@@ -77,13 +81,15 @@ impl Applying {
     }
 }
 
-enum Task {
+pub(crate) enum Task {
     Apply(Vec<Item>),
     /// Answered when everything before it is applied.
     Barrier(oneshot::Sender<io::Result<()>>),
     Checkpoint(Temporary, oneshot::Sender<io::Result<(Temporary, SnapshotMeta)>>),
     Install(Temporary, SnapshotMeta, oneshot::Sender<io::Result<()>>),
     Flush(oneshot::Sender<io::Result<()>>),
+    /// The last one, whoever may still hold a sender.
+    Stop,
 }
 
 /// openraft's state machine: hands everything to the apply thread.
@@ -94,37 +100,49 @@ pub(crate) struct Machine {
     flushed: watch::Receiver<u64>,
 }
 
-/// The thread, and the way to flush it.
+/// The thread, and the way to flush and to stop it.
 pub(crate) struct ApplyThread {
     tasks: mpsc::Sender<Task>,
-    thread: thread::JoinHandle<()>,
+    thread: Running,
 }
 
 impl ApplyThread {
-    /// Makes everything applied durable.
-    pub async fn flush(&self) -> io::Result<()> {
+    pub fn start(worker: Worker, tasks: mpsc::Sender<Task>) -> io::Result<Self> {
+        let thread = Running::start("raft-apply", move || {
+            let fatal = worker.fatal.clone();
+            if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                fatal.report(Fatal::Machine("the state machine panicked".to_owned()));
+            }
+        })?;
+        Ok(Self { tasks, thread })
+    }
+
+    /// Makes everything applied durable and lets the thread end after that, although openraft's [`Machine`] may be held
+    /// by a task that has not ended.
+    pub async fn flush_and_stop(&self) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
         self.tasks.send(Task::Flush(done)).await.map_err(|_| stopped())?;
+        self.tasks.send(Task::Stop).await.map_err(|_| stopped())?;
         flushed.await.map_err(|_| stopped())?
     }
 
-    /// Waits for the thread, which ends when openraft's [`Machine`] is gone. Blocks.
-    pub fn join(self) {
+    /// Waits for the thread, at most for `limit`: a state machine that hangs must not keep the process from ending. Blocks.
+    pub fn join(self, limit: Duration) -> bool {
+        // If there was no time to flush. A full queue is drained first, by a thread that ends with its last sender.
+        let _ = self.tasks.try_send(Task::Stop);
         drop(self.tasks);
-        if self.thread.join().is_err() {
-            tracing::error!("the apply thread had panicked");
-        }
+        self.thread.wait(limit)
     }
 }
 
-/// Starts the thread. `flushed` is the index after the last log entry on stable storage.
-pub(crate) fn start(
+/// openraft's side, the worker, and the way to its tasks. `flushed` is the index after the last log entry on stable storage.
+pub(crate) fn prepare(
     machine: Box<dyn StateMachine>,
     snapshots: Arc<Snapshots>,
     flushed: watch::Receiver<u64>,
     policy: SnapshotPolicy,
     fatal: FatalCell,
-) -> io::Result<(Machine, ApplyThread, Arc<Applying>)> {
+) -> io::Result<(Machine, Worker, mpsc::Sender<Task>)> {
     let state = recorded(&*machine)?;
     let applying = Arc::new(Applying {
         next: watch::Sender::new(next_index(state.0)),
@@ -135,14 +153,17 @@ pub(crate) fn start(
         snapshot_due: Notify::new(),
     });
     let (tasks, waiting) = mpsc::channel(limits::APPLY_QUEUE);
-    let worker = Worker { machine, waiting, applying: Arc::clone(&applying), failed: None, fatal: fatal.clone() };
-    let thread = thread::Builder::new().name("raft-apply".to_owned()).spawn(move || {
-        if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
-            fatal.report(Fatal::Machine("the state machine panicked".to_owned()));
-        }
-    })?;
-    let machine = Machine { tasks: tasks.clone(), applying: Arc::clone(&applying), snapshots, flushed };
-    Ok((machine, ApplyThread { tasks, thread }, applying))
+    let worker = Worker {
+        machine,
+        waiting,
+        applying: Arc::clone(&applying),
+        failed: None,
+        fatal,
+        #[cfg(test)]
+        gaps_allowed: false,
+    };
+    let machine = Machine { tasks: tasks.clone(), applying, snapshots, flushed };
+    Ok((machine, worker, tasks))
 }
 
 fn recorded(machine: &dyn StateMachine) -> io::Result<(Option<RaftLogId>, StoredMembership)> {
@@ -155,34 +176,57 @@ fn stopped() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the apply thread has stopped")
 }
 
-struct Worker {
+/// What the thread does: one task after the other.
+pub(crate) struct Worker {
     machine: Box<dyn StateMachine>,
     waiting: mpsc::Receiver<Task>,
     applying: Arc<Applying>,
     failed: Option<String>,
     fatal: FatalCell,
+    /// openraft's suite applies entries that no log could hold.
+    #[cfg(test)]
+    pub gaps_allowed: bool,
 }
 
 impl Worker {
     fn run(mut self) {
         while let Some(task) = self.waiting.blocking_recv() {
-            match task {
-                Task::Apply(items) => self.apply_all(items),
-                Task::Barrier(done) => answer(done, self.outcome()),
-                Task::Checkpoint(dir, done) => {
-                    let result = self.outcome().and_then(|()| self.checkpoint(dir));
-                    answer(done, result);
-                }
-                Task::Install(dir, meta, done) => {
-                    let result = self.outcome().and_then(|()| self.install(&dir, &meta));
-                    answer(done, self.finally(result));
-                }
-                Task::Flush(done) => {
-                    let result = self.outcome().and_then(|()| self.machine.flush());
-                    answer(done, self.finally(result));
-                }
+            if !self.perform(task) {
+                return;
             }
         }
+    }
+
+    /// The same as a task of a runtime.
+    #[cfg(test)]
+    pub async fn run_in_runtime(mut self) {
+        while let Some(task) = self.waiting.recv().await {
+            if !self.perform(task) {
+                return;
+            }
+        }
+    }
+
+    /// Does one task. False after the last one.
+    fn perform(&mut self, task: Task) -> bool {
+        match task {
+            Task::Apply(items) => self.apply_all(items),
+            Task::Barrier(done) => answer(done, self.outcome()),
+            Task::Checkpoint(dir, done) => {
+                let result = self.outcome().and_then(|()| self.checkpoint(dir));
+                answer(done, result);
+            }
+            Task::Install(dir, meta, done) => {
+                let result = self.outcome().and_then(|()| self.install(&dir, &meta));
+                answer(done, self.finally(result));
+            }
+            Task::Flush(done) => {
+                let result = self.outcome().and_then(|()| self.machine.flush());
+                answer(done, self.finally(result));
+            }
+            Task::Stop => return false,
+        }
+        true
     }
 
     fn outcome(&self) -> io::Result<()> {
@@ -214,8 +258,24 @@ impl Worker {
         }
     }
 
+    /// An entry that does not follow the last one would leave the members with different states, for ever.
+    fn check_follows(&self, id: RaftLogId) -> io::Result<()> {
+        #[cfg(test)]
+        if self.gaps_allowed {
+            return Ok(());
+        }
+        let applied = self.applying.applied();
+        if id.index == next_index(applied) && applied.is_none_or(|applied| applied.leader_id.term <= id.leader_id.term)
+        {
+            return Ok(());
+        }
+        let after = applied.map_or_else(|| "nothing".to_owned(), |applied| log_id(applied).to_string());
+        Err(io::Error::other(format!("entry {} cannot be applied after {after}", log_id(id))))
+    }
+
     fn apply(&mut self, entry: Entry) -> io::Result<Vec<bytes::Bytes>> {
         let id = entry.log_id;
+        self.check_follows(id)?;
         let mut bytes = 0;
         let mut membership = None;
         let payload = match entry.payload {
@@ -276,6 +336,10 @@ fn answer<T>(done: oneshot::Sender<T>, result: T) {
 }
 
 impl Machine {
+    pub fn applying(&self) -> Arc<Applying> {
+        Arc::clone(&self.applying)
+    }
+
     async fn ask<T>(&self, task: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Task) -> io::Result<T> {
         let (done, answer) = oneshot::channel();
         self.tasks.send(task(done)).await.map_err(|_| stopped())?;
@@ -383,7 +447,95 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-/// Whether the state machine must be replaced by the snapshot before it can go on: a crash came between the two.
-pub(crate) fn is_behind(applying: &Applying, snapshots: &Snapshots) -> bool {
-    snapshots.current().is_some_and(|snapshot| is_ahead(&snapshot, applying.applied()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::machine::{Applied, LogId};
+    use std::path::Path;
+
+    struct Prepared {
+        machine: Machine,
+        worker: Worker,
+        tasks: mpsc::Sender<Task>,
+        fatal: FatalCell,
+        _dir: tempfile::TempDir,
+    }
+
+    fn prepared(machine: impl FnOnce(&Path) -> Box<dyn StateMachine>) -> Prepared {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let snapshots = Arc::new(Snapshots::open(dir.path()).expect("snapshots"));
+        let (_, flushed) = watch::channel(u64::MAX);
+        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX };
+        let fatal = FatalCell::new();
+        let (machine, worker, tasks) =
+            prepare(machine(dir.path()), snapshots, flushed, policy, fatal.clone()).expect("prepare");
+        Prepared { machine, worker, tasks, fatal, _dir: dir }
+    }
+
+    fn blank(term: u64, index: u64) -> Task {
+        let log_id = raft_log_id(LogId { term, index });
+        Task::Apply(vec![(Entry { log_id, payload: EntryPayload::Blank }, None)])
+    }
+
+    #[tokio::test]
+    async fn an_entry_after_a_gap_is_fatal_and_not_applied() {
+        for (term, index, text) in [
+            (1, 2, "entry 1.2 cannot be applied after 1.0"),
+            (1, 0, "entry 1.0 cannot be applied after 1.0"),
+            (0, 1, "entry 0.1 cannot be applied after 1.0"),
+        ] {
+            let mut prepared = prepared(|dir| Box::new(Ledger::open(&dir.join("state"))));
+            assert!(prepared.worker.perform(blank(1, 0)));
+            assert!(prepared.worker.perform(blank(term, index)));
+            assert_eq!(prepared.fatal.wait().await, Fatal::Machine(text.to_owned()));
+            assert_eq!(prepared.worker.applying.next(), 1);
+        }
+    }
+
+    /// Blocks in `flush` until its gate is dropped.
+    struct Stuck(std::sync::mpsc::Receiver<()>);
+
+    impl StateMachine for Stuck {
+        fn applied(&self) -> io::Result<Applied> {
+            Ok(Applied::default())
+        }
+
+        fn apply(&mut self, _: Committed) -> io::Result<Vec<bytes::Bytes>> {
+            Ok(Vec::new())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            let _ = self.0.recv();
+            Ok(())
+        }
+
+        fn checkpoint(&mut self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn install(&mut self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_thread_ends_although_somebody_still_holds_the_machine() {
+        let Prepared { machine, worker, tasks, _dir, .. } = prepared(|dir| Box::new(Ledger::open(&dir.join("state"))));
+        let thread = ApplyThread::start(worker, tasks).expect("start");
+        thread.flush_and_stop().await.expect("flush");
+        assert!(thread.join(Duration::from_secs(30)));
+        drop(machine);
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_hangs_is_abandoned() {
+        let (gate, closed) = std::sync::mpsc::channel();
+        let Prepared { worker, tasks, .. } = prepared(|_| Box::new(Stuck(closed)));
+        let thread = ApplyThread::start(worker, tasks).expect("start");
+        let flush = pintle_base::clock::timeout(Duration::from_millis(10), thread.flush_and_stop());
+        assert!(flush.await.is_err());
+        assert!(!thread.join(Duration::from_millis(10)));
+        drop(gate);
+    }
 }

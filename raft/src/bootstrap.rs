@@ -1,9 +1,9 @@
 //! How a member with an empty data directory gets into the cluster: it founds it together with the others, or it joins.
 //!
 //! It founds if a majority of the founders, itself included, says that there is no cluster yet. Otherwise, or if it is no
-//! founder, it joins: it receives the log, but neither votes nor campaigns until it has applied what a leader had committed
-//! after it started. A member whose disk was wiped has forgotten its votes and the entries it acknowledged; so it can do no
-//! harm (I14).
+//! founder, it joins: it learns which leaders are too old ([`crate::fence`]) and only then receives the log, but neither
+//! votes nor campaigns until it has applied what a leader had committed after it started. A member whose disk was wiped has
+//! forgotten its votes and the entries it acknowledged; so it can do no harm (I14).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,9 +15,8 @@ use pintle_base::clock;
 
 use crate::fatal::Fatal;
 use crate::identity::{self, Identity};
-use crate::limits;
 use crate::node::Node;
-use crate::read;
+use crate::{fence, limits, read};
 
 /// What the founders say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +32,7 @@ enum Answer {
 /// Brings the member into the cluster, then ends. `step` is the longest election timeout.
 pub(crate) async fn run(node: Arc<Node>, has_log: bool, step: Duration) {
     tokio::select! {
+        biased;
         () = node.stop.cancelled() => (),
         () = enter(&node, has_log, step) => (),
     }
@@ -48,6 +48,8 @@ async fn enter(node: &Node, has_log: bool, step: Duration) {
     if !joining {
         return;
     }
+    tracing::info!("joining the cluster: asking the others which leaders are too old");
+    fence::learn(node).await;
     tracing::info!("joining the cluster: receiving the log, not voting yet");
     while let Err(error) = read::round_applied(node).await {
         tracing::debug!(%error, "still joining");
@@ -107,8 +109,8 @@ async fn probe(node: &Node) -> Answer {
     let mut fresh = 1;
     while let Some(answer) = answers.next().await {
         match answer {
-            Ok(true) => return Answer::Join,
-            Ok(false) => fresh += 1,
+            Ok(answer) if answer.established => return Answer::Join,
+            Ok(_) => fresh += 1,
             Err(error) => tracing::debug!(%error, "a founder does not answer"),
         }
     }

@@ -32,6 +32,13 @@ pub(crate) enum IdentityError {
     OtherMember { dir: PathBuf, found: u64, group: u64, want: u64 },
     #[error("data directory {dir} has a raft log but no identity file", dir = .dir.display())]
     Missing { dir: PathBuf },
+    #[error(
+        "data directory {dir} is that of a member which has made promises, but its raft log or its low-water mark is gone: \
+         restore the whole directory as it was when the member stopped, or remove the whole directory, so that the member \
+         joins again and receives everything from the others",
+        dir = .dir.display()
+    )]
+    LogMissing { dir: PathBuf },
     #[error("identity file in {dir} is damaged", dir = .dir.display())]
     Damaged {
         dir: PathBuf,
@@ -49,10 +56,11 @@ pub(crate) enum IdentityError {
 /// Reads the identity in `dir`, or writes `fresh` if the directory is empty of Raft's data.
 pub(crate) fn claim(dir: &Path, fresh: Identity) -> Result<Identity, IdentityError> {
     let io = |source| IdentityError::Io { dir: dir.to_owned(), source };
+    let (log, mark) = (dir.join(crate::log::DIR).exists(), dir.join(crate::mark::FILE).exists());
     let record = match fs::read(dir.join(FILE)) {
         Ok(record) => record,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if dir.join(crate::log::DIR).exists() || dir.join(crate::mark::FILE).exists() {
+            if log || mark {
                 return Err(IdentityError::Missing { dir: dir.to_owned() });
             }
             write(dir, fresh).map_err(io)?;
@@ -76,6 +84,12 @@ pub(crate) fn claim(dir: &Path, fresh: Identity) -> Result<Identity, IdentityErr
             group: found.group_id,
             want: fresh.node_id,
         });
+    }
+    // Both exist, durably, before a member is admitted. One that is still joining has promised nothing that it would have
+    // to remember: it starts over.
+    let whole = log && mark;
+    if !found.joining && !whole {
+        return Err(IdentityError::LogMissing { dir: dir.to_owned() });
     }
     Ok(found)
 }
@@ -111,9 +125,25 @@ mod tests {
     fn a_directory_is_claimed_once_and_recognised_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
         assert_eq!(claim(dir.path(), ONE).expect("claim"), ONE);
+        assert_eq!(claim(dir.path(), ONE).expect("a crash before the log was made"), ONE);
+        fs::create_dir(dir.path().join(crate::log::DIR)).expect("create");
+        fs::write(dir.path().join(crate::mark::FILE), b"").expect("create");
         let admitted = Identity { joining: false, ..ONE };
         write(dir.path(), admitted).expect("write");
         assert_eq!(claim(dir.path(), ONE).expect("claim"), admitted);
+    }
+
+    #[test]
+    fn an_admitted_member_without_its_log_or_mark_does_not_found_anew() {
+        for left in [None, Some(crate::log::DIR), Some(crate::mark::FILE)] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            write(dir.path(), Identity { joining: false, ..ONE }).expect("write");
+            if let Some(name) = left {
+                fs::create_dir(dir.path().join(name)).expect("create");
+            }
+            let error = claim(dir.path(), ONE).expect_err("what it promised is gone");
+            assert!(error.to_string().contains("remove the whole directory"), "{error}");
+        }
     }
 
     #[test]

@@ -53,6 +53,10 @@ pub const APPEND_ENTRIES: u64 = 1024;
 /// Largest message accepted from a peer: an append with one full batch, its largest command and protocol overhead.
 pub const MESSAGE_BYTES: usize = 16 << 20;
 
+/// Bytes of replies in one message to the follower that passed the commands on; what is more follows in further messages.
+/// With room for the framing of a full batch below [`MESSAGE_BYTES`].
+pub const REPLY_BYTES: usize = 12 << 20;
+
 /// Append requests after which the leader ends the stream. An open stream keeps openraft from purging the log.
 pub const STREAM_REQUESTS: usize = 4096;
 
@@ -147,8 +151,24 @@ pub const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
 /// Pause between two rounds of asking.
 pub const PROBE_RETRY: Duration = Duration::from_millis(100);
 
+/// Elections that may still be under way when a member joins, in longest election timeouts: a candidate's own, the answers
+/// on their way, and one for a clock that runs differently.
+pub const ELECTION_LIFE: u32 = 3;
+
+/// A change of members, waiting for the one before it and being committed, each. Longer than a failover.
+pub const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Handing leadership over before stopping.
 pub const HANDOVER: Duration = Duration::from_secs(3);
+
+/// Stopping Raft's core; what it waits for is a disk or a state machine that hangs.
+pub const CORE_STOP: Duration = Duration::from_secs(5);
+
+/// Flushing the state machine before stopping. Without it the log is replayed at the next start.
+pub const FLUSH_STOP: Duration = Duration::from_secs(15);
+
+/// Waiting for a thread that was told to stop; one that still runs then is abandoned, the process ends all the same.
+pub const THREAD_STOP: Duration = Duration::from_secs(5);
 
 /// Stopping the runtime of Raft; what still runs then is abandoned.
 pub const RUNTIME_STOP: Duration = Duration::from_secs(5);

@@ -4,7 +4,8 @@
 //! Always holds: the file never promises more than has been synced in the log. So it is lowered before the log is truncated
 //! and raised after the log was synced. Votes are recorded before they are answered.
 //!
-//! Two slots are written in turn, so that a crash while writing leaves the other one intact.
+//! Two slots are written in turn, so that a crash while writing leaves the other one intact. The file appears whole, with its
+//! first slot: a crash while it is made leaves none.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -45,20 +46,19 @@ impl MarkFile {
     pub fn open(dir: &Path) -> io::Result<(Self, bool)> {
         let path = dir.join(FILE);
         let created = !path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
-        let mut opened = match newest {
-            Some(slot) => Self { file, sequence: slot.sequence, mark: slot.mark },
-            None if created => Self { file, sequence: 0, mark: Mark::default() },
-            None => {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "both slots of the low-water mark are damaged"));
-            }
-        };
         if created {
-            opened.store(Mark::default())?;
-            crate::identity::sync_dir(dir)?;
+            let (place, padded) = encode(&Slot { sequence: 1, mark: Mark::default() })?;
+            let mut content = vec![0; 2 * SLOT as usize];
+            let start = (place * SLOT) as usize;
+            content[start..start + padded.len()].copy_from_slice(&padded);
+            crate::identity::write_durably(dir, FILE, &content)?;
         }
-        Ok((opened, created))
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
+        let Some(Slot { sequence, mark }) = newest else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "both slots of the low-water mark are damaged"));
+        };
+        Ok((Self { file, sequence, mark }, created))
     }
 
     pub fn mark(&self) -> Mark {
@@ -72,17 +72,23 @@ impl MarkFile {
 
     fn store(&mut self, mark: Mark) -> io::Result<()> {
         let slot = Slot { sequence: self.sequence + 1, mark };
-        let place = slot.sequence % 2;
-        let record = codec::encode(&[place as u8], &slot).map_err(io::Error::other)?;
-        let mut padded = vec![0; SLOT as usize];
-        padded[0] = u8::try_from(record.len()).map_err(io::Error::other)?;
-        padded[1..=record.len()].copy_from_slice(&record);
+        let (place, padded) = encode(&slot)?;
         self.file.write_all_at(&padded, place * SLOT)?;
         self.file.sync_data()?;
         self.sequence = slot.sequence;
         self.mark = mark;
         Ok(())
     }
+}
+
+/// Which of the two places a slot goes to, and its bytes there.
+fn encode(slot: &Slot) -> io::Result<(u64, Vec<u8>)> {
+    let place = slot.sequence % 2;
+    let record = codec::encode(&[place as u8], slot).map_err(io::Error::other)?;
+    let mut padded = vec![0; SLOT as usize];
+    padded[0] = u8::try_from(record.len()).map_err(io::Error::other)?;
+    padded[1..=record.len()].copy_from_slice(&record);
+    Ok((place, padded))
 }
 
 fn read_slot(file: &File, place: u64) -> Option<Slot> {
@@ -113,6 +119,21 @@ mod tests {
         let (file, created) = MarkFile::open(dir.path()).expect("open");
         assert!(!created);
         assert_eq!(file.mark(), mark(1, 3));
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_made_whole_is_not_there() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        // What a crash leaves while the file is being made; and something that makes the making fail.
+        let unfinished = dir.path().join(format!("{FILE}.new"));
+        std::fs::create_dir(&unfinished).expect("create");
+        assert!(MarkFile::open(dir.path()).is_err());
+        assert!(!dir.path().join(FILE).exists(), "or the next start would find it damaged");
+        std::fs::remove_dir(&unfinished).expect("remove");
+        std::fs::write(&unfinished, b"half").expect("write");
+        let (file, created) = MarkFile::open(dir.path()).expect("open");
+        assert!(created);
+        assert_eq!(file.mark(), Mark::default());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Changes of members and of the leader. They are made by the leader; other members pass them on to it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
@@ -66,7 +67,7 @@ impl TryFrom<Option<Wire>> for Change {
 }
 
 /// Has `change` made, by this member or by the leader it knows of.
-pub(crate) async fn change(node: &Node, change: Change) -> Result<(), ChangeError> {
+pub(crate) async fn change(node: &Arc<Node>, change: Change) -> Result<(), ChangeError> {
     let deadline = clock::now() + limits::LEADER_WAIT;
     loop {
         let made = match node.leader() {
@@ -94,9 +95,33 @@ async fn ask(node: &Node, leader: u64, change: Change) -> Result<(), Refused> {
 }
 
 impl Node {
-    /// Makes a change, here.
-    pub async fn change_as_leader(&self, change: Change) -> Result<(), Refused> {
-        let status = self.current();
+    /// Makes a change, here. Changes of members are made one at a time: each is judged by what the one before it left, and
+    /// openraft refuses a second one while the first is being committed.
+    pub async fn change_as_leader(self: &Arc<Self>, change: Change) -> Result<(), Refused> {
+        if let Change::TransferLeader(to) = change {
+            let status = self.current();
+            return if status.is_leader() { self.transfer(to).await } else { Err(Refused::NotLeader(status.leader)) };
+        }
+        let waiting = Arc::clone(&self.changing).lock_owned();
+        let Ok(only) = clock::timeout(limits::CHANGE_TIMEOUT, waiting).await else {
+            return Err(Refused::Overloaded);
+        };
+        let node = Arc::clone(self);
+        // A task of its own: a change in two steps must not end after the first because nobody listens any more.
+        let changing = tokio::spawn(async move {
+            let changed = node.change_members(change).await;
+            drop(only);
+            changed
+        });
+        match clock::timeout(limits::CHANGE_TIMEOUT, changing).await {
+            Ok(Ok(changed)) => changed,
+            Ok(Err(ended)) => Err(Refused::Unknown(ended.to_string())),
+            Err(_) => Err(Refused::Unknown(format!("not committed within {:?}", limits::CHANGE_TIMEOUT))),
+        }
+    }
+
+    async fn change_members(&self, change: Change) -> Result<(), Refused> {
+        let status = self.fresh();
         if !status.is_leader() {
             return Err(Refused::NotLeader(status.leader));
         }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +16,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applying;
-use crate::core::{Raft, Record, TypeConfig, next_index};
+use crate::core::{Raft, Record, StoredMembership, TypeConfig, Vote, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::identity::Identity;
 use crate::limits;
+use crate::log::Shared;
 use crate::machine::Peer;
 use crate::members::{Change, ChangeError, change};
 use crate::propose::{Proposals, ProposeError};
@@ -29,20 +30,39 @@ use crate::status::{Status, status};
 use crate::transport::client::Link;
 use crate::transport::{Links, Me};
 
+/// Who a member is, where it lies on disk, and whom it was told of at start.
+pub(crate) struct Place {
+    pub data_dir: PathBuf,
+    pub identity: Identity,
+    /// Those who found the cluster together, if this member is one of them; otherwise nobody.
+    pub founders: BTreeMap<u64, Record>,
+    /// Everybody given at start.
+    pub given: BTreeMap<u64, Record>,
+    /// How long a leader may go without hearing from a quorum: the longest election timeout.
+    pub lease: Duration,
+}
+
 /// What the tasks of a member share.
 pub(crate) struct Node {
     pub raft: Raft,
     pub links: Arc<Links>,
+    /// Whoever holds the node may do so longer than the log is open.
+    log: Weak<Shared>,
     pub applying: Arc<Applying>,
     pub snapshots: Arc<Snapshots>,
     /// Held while a snapshot is received: one at a time.
     pub receiving: tokio::sync::Mutex<()>,
+    /// Held while members are changed: one change at a time.
+    pub changing: Arc<tokio::sync::Mutex<()>>,
     /// The members given at start, for as long as the log names none.
     pub founders: BTreeMap<u64, Record>,
+    pub given: BTreeMap<u64, Record>,
     pub data_dir: PathBuf,
     pub identity: Mutex<Identity>,
     /// Must not vote yet, see [`crate::identity`].
     pub joining: AtomicBool,
+    /// May take entries, see [`crate::fence`].
+    fenced: AtomicBool,
     /// Ends the tasks.
     pub stop: CancellationToken,
     pub fatal: FatalCell,
@@ -55,25 +75,29 @@ impl Node {
     pub fn new(
         raft: Raft,
         links: Arc<Links>,
+        log: &Arc<Shared>,
         applying: Arc<Applying>,
         snapshots: Arc<Snapshots>,
-        founders: BTreeMap<u64, Record>,
-        (data_dir, identity): (PathBuf, Identity),
-        lease: Duration,
+        place: Place,
         fatal: FatalCell,
     ) -> Self {
+        let Place { data_dir, identity, founders, given, lease } = place;
         let unknown = Status { joining: identity.joining, ..Status::default() };
         let first = status(&raft.metrics().borrow_watched(), &unknown, lease);
         Self {
             raft,
             links,
+            log: Arc::downgrade(log),
             applying,
             snapshots,
             receiving: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             founders,
+            given,
             data_dir,
             identity: Mutex::new(identity),
             joining: AtomicBool::new(identity.joining),
+            fenced: AtomicBool::new(!identity.joining),
             stop: CancellationToken::new(),
             fatal,
             lease,
@@ -106,6 +130,21 @@ impl Node {
         status
     }
 
+    /// The status by openraft's newest word, not by what was published last.
+    pub fn fresh(&self) -> Status {
+        status(&self.raft.metrics().borrow_watched(), &self.status.borrow(), self.lease)
+    }
+
+    /// The newest vote on stable storage; `None` also if the log is closed.
+    pub fn persisted_vote(&self) -> Option<Vote> {
+        self.log.upgrade()?.vote()
+    }
+
+    /// The newest membership in the log, committed or not.
+    pub fn membership(&self) -> StoredMembership {
+        StoredMembership::clone(&self.raft.metrics().borrow_watched().membership_config)
+    }
+
     pub fn leader(&self) -> Option<u64> {
         self.status.borrow().leader
     }
@@ -117,7 +156,7 @@ impl Node {
 
     fn peer(&self, id: u64) -> Option<Record> {
         let recorded = self.status.borrow().peer(id).cloned();
-        recorded.map(Record::from).or_else(|| self.founders.get(&id).cloned())
+        recorded.map(Record::from).or_else(|| self.given.get(&id).cloned())
     }
 
     /// Waits until another leader is known, or for `pause`.
@@ -126,9 +165,10 @@ impl Node {
         let mut status = self.watch();
         let changed = status.wait_for(|status| status.leader.is_some() && status.leader != before);
         tokio::select! {
+            biased;
+            () = self.stop.cancelled() => (),
             _ = changed => (),
             () = clock::sleep(pause) => (),
-            () = self.stop.cancelled() => (),
         }
     }
 
@@ -137,8 +177,9 @@ impl Node {
         let committed = next_index(self.raft.data_metrics().borrow_watched().local_committed);
         if let Some(index) = committed.checked_sub(limits::APPLY_LAG) {
             tokio::select! {
-                () = self.applying.reached(index) => (),
+                biased;
                 () = self.stop.cancelled() => (),
+                () = self.applying.reached(index) => (),
             }
         }
     }
@@ -170,6 +211,19 @@ impl Node {
         Ok(())
     }
 
+    /// Refuses entries and snapshots as long as it is not known which leaders are too old, see [`crate::fence`].
+    pub fn check_may_receive(&self) -> Result<(), tonic::Status> {
+        if self.fenced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(tonic::Status::unavailable("this member is joining and does not know yet which leaders are too old"))
+    }
+
+    /// From now on this member may receive.
+    pub fn set_fenced(&self) {
+        self.fenced.store(true, Ordering::Release);
+    }
+
     /// Whether this member knows of a cluster that had a leader: its first entry follows the founding one.
     pub fn is_established(&self) -> bool {
         self.raft.metrics().borrow_watched().last_log_index.is_some_and(|last| last > 0)
@@ -177,6 +231,7 @@ impl Node {
 
     /// From now on this member may vote.
     pub fn set_admitted(&self) {
+        self.set_fenced();
         self.joining.store(false, Ordering::Release);
         self.raft.runtime_config().elect(true);
         self.status.send_modify(|status| status.joining = false);
@@ -230,6 +285,7 @@ impl Node {
     pub async fn run_snapshots(self: Arc<Self>) {
         loop {
             tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return,
                 () = self.applying.snapshot_due.notified() => (),
             }

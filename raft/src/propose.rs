@@ -35,6 +35,9 @@ pub enum ProposeError {
     /// Nothing was proposed; this member is stopping.
     #[error("raft has stopped")]
     Stopped,
+    /// The command was applied; the leader could not pass its reply on.
+    #[error("applied, but its reply exceeds {limit} bytes", limit = limits::REPLY_BYTES)]
+    ReplyTooLarge,
     /// The command may have been committed, or may yet be.
     #[error("outcome unknown: {reason}")]
     Unknown { reason: String },
@@ -43,7 +46,7 @@ pub enum ProposeError {
 impl ProposeError {
     /// True only if nothing can have been written, so sending it again is safe.
     pub fn is_safe_to_retry(&self) -> bool {
-        !matches!(self, Self::Unknown { .. })
+        !matches!(self, Self::Unknown { .. } | Self::ReplyTooLarge)
     }
 }
 
@@ -90,6 +93,42 @@ pub(crate) fn failed(status: &tonic::Status) -> Refused {
 /// openraft's "somebody else leads"; a leader that names itself has only lost touch.
 pub(crate) fn not_leader(forward: &ForwardToLeader<TypeConfig>) -> Refused {
     Refused::NotLeader(forward.leader_id)
+}
+
+/// One for each command of a batch, in order.
+type Replies = Vec<Result<Bytes, ProposeError>>;
+
+/// Replies as messages of bounded size. One that fits into none is left out and said to be.
+pub(crate) fn to_messages(replies: Vec<Bytes>) -> Vec<pb::Replies> {
+    let mut messages = vec![pb::Replies::default()];
+    let mut bytes = 0;
+    for reply in replies {
+        let (reply, omitted) = if reply.len() > limits::REPLY_BYTES { (Bytes::new(), true) } else { (reply, false) };
+        bytes += reply.len();
+        if bytes > limits::REPLY_BYTES {
+            bytes = reply.len();
+            messages.push(pb::Replies::default());
+        }
+        if let Some(message) = messages.last_mut() {
+            if omitted {
+                message.omitted.push(u32::try_from(message.replies.len()).unwrap_or(u32::MAX));
+            }
+            message.replies.push(reply);
+        }
+    }
+    messages
+}
+
+/// What one such message says.
+fn from_message(message: pb::Replies) -> Replies {
+    let mut replies: Replies = message.replies.into_iter().map(Ok).collect();
+    for position in message.omitted {
+        let position = usize::try_from(position).unwrap_or(usize::MAX);
+        if let Some(reply) = replies.get_mut(position) {
+            *reply = Err(ProposeError::ReplyTooLarge);
+        }
+    }
+    replies
 }
 
 struct Proposal {
@@ -205,7 +244,7 @@ async fn dispatch(node: Arc<Node>, batch: Vec<Proposal>, _permit: OwnedSemaphore
         Ok(replies) if replies.len() == batch.len() => {
             for (proposal, reply) in batch.into_iter().zip(replies) {
                 // Whoever does not listen any more has cancelled; the command stands.
-                let _ = proposal.reply.send(Ok(reply));
+                let _ = proposal.reply.send(reply);
             }
         }
         Ok(replies) => {
@@ -223,12 +262,12 @@ fn refuse_all(batch: Vec<Proposal>, error: &ProposeError) {
 }
 
 /// Tries until there is an answer, or it cannot be known what happened, or no leader appears in time.
-async fn propose(node: &Node, commands: Vec<Bytes>) -> Result<Vec<Bytes>, ProposeError> {
+async fn propose(node: &Node, commands: Vec<Bytes>) -> Result<Replies, ProposeError> {
     let deadline = clock::now() + limits::LEADER_WAIT;
     loop {
         let refused = match node.leader() {
             Some(leader) if leader == node.me().id => match node.propose_as_leader(commands.clone()).await {
-                Ok(replies) => return Ok(replies),
+                Ok(replies) => return Ok(replies.into_iter().map(Ok).collect()),
                 Err(refused) => refused,
             },
             Some(leader) => match forward(node, leader, commands.clone()).await {
@@ -257,15 +296,28 @@ async fn wait_for_leader(node: &Node, deadline: Instant) -> Result<(), ProposeEr
     Ok(())
 }
 
-async fn forward(node: &Node, leader: u64, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Refused> {
+async fn forward(node: &Node, leader: u64, commands: Vec<Bytes>) -> Result<Replies, Refused> {
     use pb::propose_response::Outcome;
     let link = node.link(leader).ok_or(Refused::NotLeader(None))?;
-    let response = link.propose(commands).await.map_err(|status| failed(&status))?;
-    match response.outcome {
-        Some(Outcome::Replies(replies)) => Ok(replies.replies),
-        Some(Outcome::Refusal(refusal)) => Err(refused(refusal)),
-        None => Err(Refused::Unknown("the leader's answer is empty".to_owned())),
-    }
+    let count = commands.len();
+    let collect = async {
+        let mut messages = link.propose(commands).await.map_err(|status| failed(&status))?;
+        let mut all = Vec::with_capacity(count);
+        // From the first message on the commands may have been applied.
+        let lost = |status: tonic::Status| Refused::Unknown(status.message().to_owned());
+        while let Some(message) = messages.message().await.map_err(lost)? {
+            match message.outcome {
+                Some(Outcome::Replies(replies)) if all.len() + replies.replies.len() <= count => {
+                    all.extend(from_message(replies));
+                }
+                Some(Outcome::Refusal(refusal)) if all.is_empty() => return Err(refused(refusal)),
+                _ => return Err(Refused::Unknown("the leader's answer makes no sense".to_owned())),
+            }
+        }
+        Ok(all)
+    };
+    let late = |_| Err(Refused::Unknown(format!("no answer within {:?}", limits::FORWARD_TIMEOUT)));
+    clock::timeout(limits::FORWARD_TIMEOUT, collect).await.unwrap_or_else(late)
 }
 
 impl Node {
@@ -284,5 +336,40 @@ impl Node {
             Ok(Err(_)) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
             Err(_) => Err(Refused::Unknown(format!("not committed within {:?}", limits::COMMIT_TIMEOUT))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(len: usize) -> Bytes {
+        Bytes::from(vec![b'x'; len])
+    }
+
+    /// Lengths of what arrives, per message; `None` for what does not.
+    #[track_caller]
+    fn check(lengths: &[usize], want: &[&[Option<usize>]]) {
+        let messages = to_messages(lengths.iter().map(|len| bytes(*len)).collect());
+        let found: Vec<Vec<Option<usize>>> = messages
+            .into_iter()
+            .inspect(|message| assert!(prost::Message::encoded_len(message) < limits::MESSAGE_BYTES))
+            .map(|message| from_message(message).into_iter().map(|reply| reply.ok().map(|r| r.len())).collect())
+            .collect();
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn replies_are_split_into_messages_and_only_what_fits_none_is_left_out() {
+        let most = limits::REPLY_BYTES;
+        check(&[1, 2, 0], &[&[Some(1), Some(2), Some(0)]]);
+        check(&[most, 1, most - 1, 1], &[&[Some(most)], &[Some(1), Some(most - 1)], &[Some(1)]]);
+        check(&[1, most + 1, 2], &[&[Some(1), None, Some(2)]]);
+    }
+
+    #[test]
+    fn positions_that_are_not_there_are_ignored() {
+        let message = pb::Replies { replies: vec![bytes(1)], omitted: vec![7, u32::MAX] };
+        assert_eq!(from_message(message), [Ok(bytes(1))]);
     }
 }

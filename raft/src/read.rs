@@ -74,8 +74,9 @@ impl Rounds {
 async fn release(node: Arc<Node>, waiters: Vec<Waiter>, result: Result<u64, ReadError>) {
     if let Ok(index) = result {
         tokio::select! {
-            () = node.applying.reached(index) => (),
+            biased;
             () = node.stop.cancelled() => return,
+            () = node.applying.reached(index) => (),
         }
     }
     for waiter in waiters {

@@ -1,22 +1,25 @@
 //! Checkpoints of the state machine on disk: made here, sent to members that are too far behind, received from a leader.
 //!
 //! `snap/` holds one current snapshot `<index>-<term>/` with the files in `data/` and a sealed manifest, besides temporary
-//! directories that are removed at start. A snapshot exists once its manifest does: everything in it was synced before.
-//! A directory is removed when its last user drops it, so that a transfer is never cut off by the next snapshot.
+//! directories. A snapshot exists once its manifest does: everything in it was synced before.
+//!
+//! Always holds: opening removes nothing; what is of no use is removed by [`Snapshots::sweep`], once the start-up checks have
+//! passed (I14). Later a directory is given up when its last user drops it, so that a transfer is never cut off by the next
+//! snapshot; a thread of its own removes it ([`Sweeper`]), and no lock that Raft's core may want is held over disk work.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use parking_lot::Mutex;
 use pintle_proto::raft_v1 as pb;
 use prost::Message;
 
 use crate::codec;
-use crate::core::{RaftLogId, SnapshotMeta, next_index};
+use crate::core::{RaftLogId, SnapshotMeta};
 use crate::identity::{sync_dir, write_durably};
 use crate::limits;
 use crate::wire;
@@ -29,6 +32,32 @@ const TEMPORARY: &str = "tmp-";
 /// Depth of directories in a checkpoint.
 const DEPTH: usize = 4;
 
+/// Where directories go that nobody needs any more. Cheap to clone. What waits is bounded by what is on the disk: one
+/// snapshot is made, and one received, at a time.
+#[derive(Clone, Debug)]
+struct Sweeper(mpsc::Sender<PathBuf>);
+
+impl Sweeper {
+    /// A thread that ends with the last clone.
+    fn start() -> io::Result<Self> {
+        let (sweeper, waiting) = Self::detached();
+        let run = move || waiting.iter().for_each(|path| remove(&path));
+        std::thread::Builder::new().name("raft-sweep".to_owned()).spawn(run)?;
+        Ok(sweeper)
+    }
+
+    fn detached() -> (Self, mpsc::Receiver<PathBuf>) {
+        let (sender, waiting) = mpsc::channel();
+        (Self(sender), waiting)
+    }
+
+    fn take(&self, path: &Path) {
+        if self.0.send(path.to_owned()).is_err() {
+            tracing::warn!(path = %path.display(), "a snapshot directory is left behind, the next start removes it");
+        }
+    }
+}
+
 /// One snapshot on disk.
 #[derive(Debug)]
 pub(crate) struct SnapshotDir {
@@ -37,12 +66,14 @@ pub(crate) struct SnapshotDir {
     pub meta: SnapshotMeta,
     /// Removed with its last user.
     obsolete: AtomicBool,
+    sweeper: Sweeper,
 }
 
 impl SnapshotDir {
-    fn new(path: PathBuf, manifest: pb::SnapshotManifest, obsolete: bool) -> io::Result<Self> {
+    fn new(path: PathBuf, manifest: pb::SnapshotManifest, obsolete: bool, sweeper: &Sweeper) -> io::Result<Self> {
         let meta = wire::manifest_meta(&manifest).map_err(invalid)?;
-        Ok(Self { path: Mutex::new(path), manifest, meta, obsolete: AtomicBool::new(obsolete) })
+        let (path, obsolete) = (Mutex::new(path), AtomicBool::new(obsolete));
+        Ok(Self { path, manifest, meta, obsolete, sweeper: sweeper.clone() })
     }
 
     pub fn last_log_id(&self) -> Option<RaftLogId> {
@@ -62,7 +93,7 @@ impl SnapshotDir {
 impl Drop for SnapshotDir {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::Relaxed) {
-            remove(self.path.get_mut());
+            self.sweeper.take(self.path.get_mut());
         }
     }
 }
@@ -70,37 +101,64 @@ impl Drop for SnapshotDir {
 /// All snapshots of this member.
 pub(crate) struct Snapshots {
     dir: PathBuf,
+    /// Held for a moment only: openraft's tasks ask for it.
     current: Mutex<Option<Arc<SnapshotDir>>>,
+    /// Held while one is being made current: one at a time.
+    promoting: Mutex<()>,
     temporaries: AtomicU64,
+    /// What was found at start and is of no use.
+    leftovers: Mutex<Vec<PathBuf>>,
+    sweeper: Sweeper,
 }
 
 impl Snapshots {
-    /// Finds the newest snapshot in `data_dir` and removes everything else.
+    /// Finds the newest snapshot in `data_dir`. Removes nothing: see [`Snapshots::sweep`].
     pub fn open(data_dir: &Path) -> io::Result<Self> {
+        Self::with(data_dir, Sweeper::start()?)
+    }
+
+    fn with(data_dir: &Path, sweeper: Sweeper) -> io::Result<Self> {
         let dir = data_dir.join(DIR);
         if !dir.exists() {
             fs::create_dir(&dir)?;
             sync_dir(data_dir)?;
         }
         let mut newest: Option<SnapshotDir> = None;
+        let mut leftovers = Vec::new();
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
-            match read_snapshot(&path) {
-                Ok(found) if newest.as_ref().is_none_or(|n| n.last_log_id() < found.last_log_id()) => {
-                    if let Some(older) = newest.replace(found) {
-                        older.obsolete.store(true, Ordering::Relaxed);
-                    }
+            let temporary = is_temporary(&path);
+            match read_snapshot(&path, &sweeper) {
+                Ok(found) if !temporary && newest.as_ref().is_none_or(|n| n.last_log_id() < found.last_log_id()) => {
+                    leftovers.extend(newest.replace(found).map(|older| older.path.lock().clone()));
                 }
-                Ok(older) => older.obsolete.store(true, Ordering::Relaxed),
+                Ok(_) => leftovers.push(path),
                 Err(error) => {
-                    if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY)) {
-                        tracing::warn!(path = %path.display(), %error, "removing an unreadable snapshot");
+                    if !temporary {
+                        tracing::warn!(path = %path.display(), %error, "a snapshot cannot be read");
                     }
-                    remove(&path);
+                    leftovers.push(path);
                 }
             }
         }
-        Ok(Self { dir, current: Mutex::new(newest.map(Arc::new)), temporaries: AtomicU64::new(0) })
+        let first_free = leftovers.iter().filter_map(|path| temporary_number(path)).max().map_or(0, |last| last + 1);
+        Ok(Self {
+            dir,
+            current: Mutex::new(newest.map(Arc::new)),
+            promoting: Mutex::new(()),
+            temporaries: AtomicU64::new(first_free),
+            leftovers: Mutex::new(leftovers),
+            sweeper,
+        })
+    }
+
+    /// Removes what is of no use. Only once everything else in the data directory was found to be in order: until then
+    /// somebody may want to look at it.
+    pub fn sweep(&self) {
+        for path in self.leftovers.lock().drain(..) {
+            tracing::info!(path = %path.display(), "removing what is left of a snapshot");
+            self.sweeper.take(&path);
+        }
     }
 
     pub fn current(&self) -> Option<Arc<SnapshotDir>> {
@@ -114,7 +172,7 @@ impl Snapshots {
         fs::create_dir(&path)?;
         let data = path.join(DATA);
         fs::create_dir(&data)?;
-        Ok(Temporary { path: Some(path), data })
+        Ok(Temporary { path: Some(path), data, sweeper: self.sweeper.clone() })
     }
 
     /// Makes a checkpoint that lies in `temporary` the current snapshot. Blocks on syncs.
@@ -123,24 +181,28 @@ impl Snapshots {
         list(&temporary.data, Path::new(""), DEPTH, &mut files)?;
         sync_tree(&temporary.data, &files)?;
         let manifest = wire::to_manifest(meta, files);
-        let snapshot = SnapshotDir::new(temporary.keep(), manifest, true)?;
+        let snapshot = SnapshotDir::new(temporary.keep(), manifest, true, &self.sweeper)?;
         self.promote(Arc::new(snapshot))
     }
 
-    /// Makes a complete, synced snapshot the current one, unless it is or there is a newer one.
+    /// Makes a complete, synced snapshot the current one, unless it is or there is a newer one. Blocks on syncs.
     pub fn promote(&self, snapshot: Arc<SnapshotDir>) -> io::Result<Arc<SnapshotDir>> {
-        let mut current = self.current.lock();
-        if let Some(held) = current.as_ref()
+        let _only = self.promoting.lock();
+        if let Some(held) = self.current()
             && held.last_log_id() >= snapshot.last_log_id()
         {
-            return Ok(Arc::clone(held));
+            return Ok(held);
         }
         let name = snapshot
             .last_log_id()
             .map_or_else(|| "0-0".to_owned(), |id| format!("{:016x}-{:x}", id.index, id.leader_id.term));
         let path = self.dir.join(name);
         if path.exists() {
-            remove(&path);
+            // Unreadable, from before this start: otherwise it would be the current one.
+            let aside = self.dir.join(format!("{TEMPORARY}{}", self.temporaries.fetch_add(1, Ordering::Relaxed)));
+            fs::rename(&path, &aside)?;
+            self.leftovers.lock().retain(|left| *left != path);
+            self.sweeper.take(&aside);
         }
         {
             let mut old = snapshot.path.lock();
@@ -151,7 +213,8 @@ impl Snapshots {
             *old = path;
         }
         snapshot.obsolete.store(false, Ordering::Relaxed);
-        if let Some(older) = current.replace(Arc::clone(&snapshot)) {
+        let older = self.current.lock().replace(Arc::clone(&snapshot));
+        if let Some(older) = older {
             older.obsolete.store(true, Ordering::Relaxed);
         }
         Ok(snapshot)
@@ -181,6 +244,7 @@ impl Snapshots {
 pub(crate) struct Temporary {
     path: Option<PathBuf>,
     data: PathBuf,
+    sweeper: Sweeper,
 }
 
 impl Temporary {
@@ -197,7 +261,7 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if let Some(path) = &self.path {
-            remove(path);
+            self.sweeper.take(path);
         }
     }
 }
@@ -271,7 +335,8 @@ impl Incoming {
             return Err(invalid(format!("snapshot ends in file {} of {}", self.at, self.manifest.files.len())));
         }
         sync_tree(&self.temporary.data, &self.manifest.files)?;
-        Ok(Arc::new(SnapshotDir::new(self.temporary.keep(), self.manifest, true)?))
+        let sweeper = self.temporary.sweeper.clone();
+        Ok(Arc::new(SnapshotDir::new(self.temporary.keep(), self.manifest, true, &sweeper)?))
     }
 }
 
@@ -327,7 +392,16 @@ fn sync_tree(data: &Path, files: &[pb::SnapshotFile]) -> io::Result<()> {
     data.parent().map_or(Ok(()), sync_dir)
 }
 
-fn read_snapshot(path: &Path) -> io::Result<SnapshotDir> {
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+}
+
+/// The number in a temporary directory's name: not to be given again while the directory may be there.
+fn temporary_number(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix(TEMPORARY)?.parse().ok()
+}
+
+fn read_snapshot(path: &Path, sweeper: &Sweeper) -> io::Result<SnapshotDir> {
     let record = fs::read(path.join(MANIFEST))?;
     let body = codec::unwrap(MANIFEST.as_bytes(), &record).map_err(invalid)?;
     let manifest = pb::SnapshotManifest::decode(body).map_err(invalid)?;
@@ -337,7 +411,7 @@ fn read_snapshot(path: &Path) -> io::Result<SnapshotDir> {
             return Err(invalid(format!("file {} has {size} bytes instead of {}", file.path, file.size)));
         }
     }
-    SnapshotDir::new(path.to_owned(), manifest, false)
+    SnapshotDir::new(path.to_owned(), manifest, false, sweeper)
 }
 
 fn remove(path: &Path) {
@@ -361,7 +435,82 @@ pub(crate) fn read_chunk(file: &File, number: u32, offset: u64, size: u64) -> io
     Ok(pb::SnapshotData { file: number, offset, crc32c: crc32c::crc32c(&data), data: data.into() })
 }
 
-/// Whether `snapshot` reaches beyond `applied`.
-pub(crate) fn is_ahead(snapshot: &SnapshotDir, applied: Option<RaftLogId>) -> bool {
-    next_index(snapshot.last_log_id()) > next_index(applied)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{StoredMembership, raft_log_id};
+    use crate::machine::LogId;
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let last_log_id = Some(raft_log_id(LogId { term: 1, index }));
+        SnapshotMeta { last_log_id, last_membership: StoredMembership::default() }
+    }
+
+    fn adopt(snapshots: &Snapshots, index: u64) -> Arc<SnapshotDir> {
+        let temporary = snapshots.temporary().expect("temporary");
+        fs::write(temporary.data().join("file"), b"content").expect("write");
+        snapshots.adopt(temporary, &meta(index)).expect("adopt")
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(dir.join(DIR))
+            .expect("list")
+            .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_is_removed_before_everything_is_proven() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (sweeper, waiting) = Sweeper::detached();
+        let snapshots = Snapshots::with(dir.path(), sweeper.clone()).expect("open");
+        adopt(&snapshots, 7);
+        let unfinished = snapshots.temporary().expect("temporary").keep();
+        drop(snapshots);
+        let broken = dir.path().join(DIR).join("0000000000000009-1");
+        fs::create_dir(&broken).expect("create");
+        fs::write(broken.join(MANIFEST), b"no manifest").expect("write");
+        let before = names(dir.path());
+
+        let snapshots = Snapshots::with(dir.path(), sweeper).expect("open");
+        assert_eq!(snapshots.current().expect("the readable one").last_log_id(), meta(7).last_log_id);
+        assert_eq!(names(dir.path()), before);
+        let next = snapshots.temporary().expect("its name is not that of a leftover");
+        assert!(waiting.try_recv().is_err());
+        snapshots.sweep();
+        let mut swept: Vec<PathBuf> = waiting.try_iter().collect();
+        swept.sort();
+        assert_eq!(swept, [broken, unfinished]);
+        drop(next);
+    }
+
+    #[test]
+    fn whoever_replaces_a_snapshot_does_not_remove_the_old_one() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (sweeper, waiting) = Sweeper::detached();
+        let snapshots = Snapshots::with(dir.path(), sweeper).expect("open");
+        let first = adopt(&snapshots, 7);
+        let path = first.path.lock().clone();
+        adopt(&snapshots, 8);
+        assert!(waiting.try_recv().is_err(), "somebody still sends it");
+        drop(first);
+        assert!(path.exists(), "its last user, who may be Raft's core, only gave it up");
+        assert_eq!(waiting.try_recv(), Ok(path));
+    }
+
+    #[test]
+    fn an_unreadable_snapshot_does_not_stand_in_the_way_of_one_with_its_name() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let broken = dir.path().join(DIR).join("0000000000000007-1");
+        fs::create_dir_all(&broken).expect("create");
+        let (sweeper, waiting) = Sweeper::detached();
+        let snapshots = Snapshots::with(dir.path(), sweeper).expect("open");
+        adopt(&snapshots, 7);
+        assert!(read_snapshot(&broken, &snapshots.sweeper).is_ok(), "the new one");
+        assert_eq!(waiting.try_iter().count(), 1);
+        snapshots.sweep();
+        assert!(waiting.try_recv().is_err(), "what is at its place now is no leftover");
+    }
 }

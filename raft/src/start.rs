@@ -1,4 +1,5 @@
-//! Starts a member: proves the data directory, opens log and snapshots, starts the threads, and wires them together.
+//! Starts a member: has the data directory proven ([`crate::storage`]), starts the threads, and wires them together.
+//! Stopping it takes bounded time, whatever hangs.
 //!
 //! Raft has a runtime and threads of its own (D2), so that neither requests nor RocksDB's background work delay it: the
 //! runtime (core, transport), the log writer and the apply thread.
@@ -11,23 +12,23 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use pintle_base::clock;
 use pintle_base::task::Group;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{self, Applying, SnapshotPolicy};
-use crate::core::{Raft, Record, log_id, next_index};
+use crate::core::{Raft, Record};
 use crate::fatal::{Fatal, FatalCell};
-use crate::identity::{self, Identity};
-use crate::limits;
-use crate::log::{self, Log, LogStore};
+use crate::log::LogStore;
 use crate::machine::{LogId, Peer, StateMachine};
-use crate::node::{Handle, Node};
-use crate::snapshot::Snapshots;
-use crate::transport::client::NetworkFactory;
+use crate::node::{Handle, Node, Place};
+use crate::propose::Proposals;
+use crate::read::Reads;
+use crate::storage::{self, Opened, Storage};
+use crate::transport::client::{NetworkFactory, over_tls};
 use crate::transport::{Links, Me, server};
-use crate::{bootstrap, priority, propose, read};
+use crate::{apply, bootstrap, limits, log, priority, propose, read};
 
 /// Certificates for the peer transport. Both sides show one and check the other's; its common name is
 /// [`crate::CERTIFICATE_NAME_PREFIX`] and the member's name, its host the one in [`Peer::peer_addr`].
@@ -50,7 +51,8 @@ pub struct Options {
     /// Where peers connect.
     pub listen: SocketAddr,
     /// The founders, all of them and the same everywhere, this member included. A member that is to be added to a running
-    /// cluster has only itself here, with [`Options::join`] set.
+    /// cluster, with [`Options::join`] set, has itself here and at least one of the cluster's voters: it asks them for all
+    /// others.
     pub peers: Vec<Peer>,
     /// Never found a cluster: wait to be added to one.
     pub join: bool,
@@ -99,6 +101,14 @@ pub enum StartError {
     Log(String),
     #[error("raft log was purged up to {purged}, but the newest snapshot holds only {snapshot}", snapshot = shown(*.snapshot))]
     PurgedBeyondSnapshot { purged: LogId, snapshot: Option<LogId> },
+    #[error("the state ends with {applied}, but the newest snapshot with {snapshot}")]
+    SnapshotAndState { applied: LogId, snapshot: LogId },
+    #[error("the state ends with {applied}, but the raft log was purged up to {purged}")]
+    PurgedAndState { applied: LogId, purged: LogId },
+    #[error("the state holds entry {applied}, but the raft log holds {found} there", found = shown(*.found))]
+    StateReplaced { applied: LogId, found: Option<LogId> },
+    #[error("the newest snapshot ends with {snapshot}, but the raft log holds {found} there")]
+    SnapshotReplaced { snapshot: LogId, found: LogId },
     #[error("raft log begins after {purged}, but the state ends with {applied}", applied = shown(*.applied))]
     StateBehindLog { purged: LogId, applied: Option<LogId> },
     #[error("the state holds entry {applied}, but the raft log ends with {last}", last = shown(*.last))]
@@ -197,10 +207,7 @@ fn main(
     };
     runtime.shutdown_timeout(limits::RUNTIME_STOP);
     if let Some(threads) = threads {
-        if let Some(apply) = threads.apply {
-            apply.join();
-        }
-        threads.writer.stop();
+        threads.stop();
     }
 }
 
@@ -208,6 +215,16 @@ fn main(
 struct Threads {
     writer: log::Writer,
     apply: Option<apply::ApplyThread>,
+}
+
+impl Threads {
+    /// Ends them, or abandons them: whoever stops a member is not kept waiting by a disk or a state machine that hangs.
+    fn stop(self) {
+        if let Some(apply) = self.apply {
+            apply.join(limits::THREAD_STOP);
+        }
+        self.writer.stop(limits::THREAD_STOP);
+    }
 }
 
 struct Member {
@@ -218,13 +235,16 @@ struct Member {
 async fn tear_down(node: &Node, threads: &Threads) {
     node.fatal.report(Fatal::Shutdown);
     node.stop.cancel();
-    if node.raft.shutdown().await.is_err() {
-        tracing::warn!("raft's core had ended before");
+    match clock::timeout(limits::CORE_STOP, node.raft.shutdown()).await {
+        Ok(Ok(())) => (),
+        Ok(Err(_)) => tracing::warn!("raft's core had ended before"),
+        Err(_) => tracing::error!(limit = ?limits::CORE_STOP, "raft's core does not stop, it is abandoned"),
     }
-    if let Some(apply) = &threads.apply
-        && let Err(error) = apply.flush().await
-    {
-        tracing::warn!(%error, "the state machine was not flushed, the log will be replayed");
+    let Some(apply) = &threads.apply else { return };
+    match clock::timeout(limits::FLUSH_STOP, apply.flush_and_stop()).await {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => tracing::warn!(%error, "the state machine was not flushed, the log will be replayed"),
+        Err(_) => tracing::warn!(limit = ?limits::FLUSH_STOP, "the state machine was not flushed in time"),
     }
 }
 
@@ -234,30 +254,53 @@ async fn assemble(
     closed: watch::Receiver<bool>,
 ) -> Result<Member, (StartError, Option<Threads>)> {
     let fatal = FatalCell::new();
-    let storage = open_storage(&options, machine, &fatal).map_err(|error| (error, None))?;
-    let Storage { identity, log, snapshots, machine, apply, applying, has_log } = storage;
-    let Log { shared, writer } = log;
-    let threads = Threads { writer, apply: Some(apply) };
     let prepared = async {
+        let me = me(&options)?;
+        let storage = storage::open(&options, machine, &fatal)?;
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(|source| StartError::Listen { addr: options.listen, source })?;
-        let me = me(&options)?;
-        let links = Arc::new(Links::new(me, &options.tls.client));
-        let config = Arc::new(config(&options, identity.joining)?);
-        let store = LogStore(Arc::clone(&shared));
-        let raft = Raft::new(options.id, config, NetworkFactory(Arc::clone(&links)), store, machine)
-            .await
-            .map_err(|error| StartError::Core(error.to_string()))?;
-        Ok((listener, links, raft))
+        Ok((storage, listener, Links::new(me, over_tls(&options.tls.client))))
     };
-    let (listener, links, raft) = match prepared.await {
-        Ok(prepared) => prepared,
+    let (Storage { writer, applier, tasks, opened }, listener, links) =
+        prepared.await.map_err(|error| (error, None))?;
+    let thread = |source| StartError::Io { what: "raft's threads".to_owned(), source };
+    let writer = log::Writer::start(writer).map_err(|source| (thread(source), None))?;
+    let apply = match apply::ApplyThread::start(applier, tasks) {
+        Ok(apply) => apply,
+        Err(source) => return Err((thread(source), Some(Threads { writer, apply: None }))),
+    };
+    let threads = Threads { writer, apply: Some(apply) };
+    let (node, proposals, reads) = match compose(&options, opened, links, fatal).await {
+        Ok(composed) => composed,
         Err(error) => return Err((error, Some(threads))),
     };
-    let founders = if options.join { BTreeMap::new() } else { by_id(&options.peers) };
-    let place = (options.data_dir.clone(), identity);
-    let node = Arc::new(Node::new(raft, links, applying, snapshots, founders, place, options.election_max, fatal));
+    spawn_server(&node, listener, &options.tls.server);
+    let halt = CancellationToken::new();
+    let runtime = tokio::runtime::Handle::current();
+    Ok(Member { handle: Handle { node, proposals, reads, runtime, halt, closed }, threads })
+}
+
+/// Starts Raft on what was opened, and the tasks around it. The log's writer and the state machine's worker must be at work.
+pub(crate) async fn compose(
+    options: &Options,
+    opened: Opened,
+    links: Links,
+    fatal: FatalCell,
+) -> Result<(Arc<Node>, Proposals, Reads), StartError> {
+    let Opened { identity, log, snapshots, machine, has_log } = opened;
+    let applying = machine.applying();
+    let links = Arc::new(links);
+    let config = Arc::new(config(options, identity.joining)?);
+    let mut store = LogStore(Arc::clone(&log));
+    storage::drop_overruled(&mut store, &snapshots).await?;
+    let raft = Raft::new(options.id, config, NetworkFactory(Arc::clone(&links)), store, machine)
+        .await
+        .map_err(|error| StartError::Core(error.to_string()))?;
+    let given = by_id(&options.peers);
+    let founders = if options.join { BTreeMap::new() } else { given.clone() };
+    let place = Place { data_dir: options.data_dir.clone(), identity, founders, given, lease: options.election_max };
+    let node = Arc::new(Node::new(raft, links, &log, applying, snapshots, place, fatal));
     let (proposals, batcher) = propose::channel();
     let (reads, rounds) = read::channel();
     tokio::spawn(Arc::clone(&node).run_status());
@@ -265,10 +308,7 @@ async fn assemble(
     tokio::spawn(batcher.run(Arc::clone(&node)));
     tokio::spawn(rounds.run(Arc::clone(&node)));
     tokio::spawn(bootstrap::run(Arc::clone(&node), has_log, options.election_max));
-    spawn_server(&node, listener, &options.tls.server);
-    let halt = CancellationToken::new();
-    let runtime = tokio::runtime::Handle::current();
-    Ok(Member { handle: Handle { node, proposals, reads, runtime, halt, closed }, threads })
+    Ok((node, proposals, reads))
 }
 
 fn spawn_server(node: &Arc<Node>, listener: TcpListener, tls: &Arc<rustls::ServerConfig>) {
@@ -287,12 +327,15 @@ fn by_id(peers: &[Peer]) -> BTreeMap<u64, Record> {
     peers.iter().map(|peer| (peer.id, peer.clone().into())).collect()
 }
 
-fn me(options: &Options) -> Result<Me, StartError> {
+pub(crate) fn me(options: &Options) -> Result<Me, StartError> {
     let peers = by_id(&options.peers);
     let names: std::collections::BTreeSet<&str> = peers.values().map(|peer| peer.name.as_str()).collect();
     if peers.len() != options.peers.len() || names.len() != peers.len() || peers.contains_key(&0) || names.contains("")
     {
         return Err(StartError::Options("every member needs an id above 0 and a name of its own".to_owned()));
+    }
+    if options.join && peers.len() < 2 {
+        return Err(StartError::Options("a joining member needs the address of at least one voter".to_owned()));
     }
     let own = peers
         .get(&options.id)
@@ -329,58 +372,4 @@ fn config(options: &Options, joining: bool) -> Result<openraft::Config, StartErr
         ..openraft::Config::default()
     };
     config.validate().map_err(|error| StartError::Options(error.to_string()))
-}
-
-/// What is on disk, opened and proven.
-struct Storage {
-    identity: Identity,
-    log: Log,
-    snapshots: Arc<Snapshots>,
-    machine: apply::Machine,
-    apply: apply::ApplyThread,
-    applying: Arc<Applying>,
-    has_log: bool,
-}
-
-fn open_storage(options: &Options, machine: Box<dyn StateMachine>, fatal: &FatalCell) -> Result<Storage, StartError> {
-    let io = |what: &str| {
-        let what = what.to_owned();
-        move |source| StartError::Io { what, source }
-    };
-    std::fs::create_dir_all(&options.data_dir).map_err(io("the data directory"))?;
-    let fresh =
-        Identity { cluster_id: options.cluster_id, group_id: options.group_id, node_id: options.id, joining: true };
-    let one_line = |error: &dyn std::error::Error| pintle_base::error::Chain(error).to_string();
-    let identity = identity::claim(&options.data_dir, fresh).map_err(|e| StartError::Identity(one_line(&e)))?;
-    let snapshots = Arc::new(Snapshots::open(&options.data_dir).map_err(io("the snapshots"))?);
-    let log = log::open(&options.data_dir, fatal.clone()).map_err(|e| StartError::Log(one_line(&e)))?;
-    let policy = SnapshotPolicy { entries: options.snapshot_entries.max(1), bytes: options.snapshot_bytes.max(1) };
-    let flushed = log.shared.flushed();
-    let (machine, apply, applying) =
-        apply::start(machine, Arc::clone(&snapshots), flushed, policy, fatal.clone()).map_err(StartError::Machine)?;
-    check(&log, &snapshots, &applying)?;
-    let has_log = !log.shared.is_empty();
-    Ok(Storage { identity, log, snapshots, machine, apply, applying, has_log })
-}
-
-/// I14: purged <= snapshot, what the log lacks is in the state or the snapshot, and the state is not ahead of the log.
-fn check(log: &Log, snapshots: &Snapshots, applying: &Applying) -> Result<(), StartError> {
-    let snapshot = snapshots.current().and_then(|snapshot| snapshot.last_log_id());
-    let applied = applying.applied();
-    let last = log.shared.last();
-    if let Some(purged) = log.shared.purged() {
-        if next_index(snapshot) <= purged.index {
-            return Err(StartError::PurgedBeyondSnapshot { purged, snapshot: snapshot.map(log_id) });
-        }
-        if next_index(applied) <= purged.index && !apply::is_behind(applying, snapshots) {
-            return Err(StartError::StateBehindLog { purged, applied: applied.map(log_id) });
-        }
-    }
-    if let Some(applied) = applied {
-        let end = last.map_or(0, |id| id.index + 1).max(next_index(snapshot));
-        if applied.index >= end {
-            return Err(StartError::StateBeyondLog { applied: log_id(applied), last });
-        }
-    }
-    Ok(())
 }

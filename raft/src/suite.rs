@@ -7,7 +7,7 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::apply::{self, Machine, SnapshotPolicy};
+use crate::apply::{self, ApplyThread, Machine, SnapshotPolicy};
 use crate::core::TypeConfig;
 use crate::fatal::FatalCell;
 use crate::ledger::Ledger;
@@ -17,21 +17,23 @@ use crate::snapshot::Snapshots;
 struct Builder;
 
 /// Keeps the writer running and the directory in place.
-struct Guard(#[allow(dead_code)] log::Writer, #[allow(dead_code)] TempDir);
+struct Guard(#[allow(dead_code)] log::Writer, #[allow(dead_code)] ApplyThread, #[allow(dead_code)] TempDir);
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().expect("temporary directory");
         let fatal = FatalCell::new();
-        let log = log::open(dir.path(), fatal.clone()).expect("open the log");
+        let (shared, writer) = log::open_stepwise(dir.path(), fatal.clone()).expect("open the log");
+        let writer = log::Writer::start(writer).expect("start the writer");
         let snapshots = Arc::new(Snapshots::open(dir.path()).expect("open snapshots"));
         // The suite applies entries that it never appended.
         let (_, flushed) = watch::channel(u64::MAX);
         let ledger = Box::new(Ledger::open(&dir.path().join("state")));
         let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX };
-        let (machine, _thread, _) = apply::start(ledger, snapshots, flushed, policy, fatal).expect("start applying");
-        let store = LogStore(Arc::clone(&log.shared));
-        Ok((Guard(log.writer, dir), store, machine))
+        let (machine, mut worker, tasks) = apply::prepare(ledger, snapshots, flushed, policy, fatal).expect("prepare");
+        worker.gaps_allowed = true;
+        let thread = ApplyThread::start(worker, tasks).expect("start applying");
+        Ok((Guard(writer, thread, dir), LogStore(shared), machine))
     }
 }
 

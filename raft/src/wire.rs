@@ -62,7 +62,7 @@ pub(crate) fn from_member(member: pb::Member) -> Peer {
     }
 }
 
-fn to_membership(log_id: Option<RaftLogId>, membership: &Membership) -> pb::Membership {
+pub(crate) fn to_membership(log_id: Option<RaftLogId>, membership: &Membership) -> pb::Membership {
     pb::Membership {
         log_id: log_id.map(to_log_id),
         configs: membership
@@ -74,7 +74,7 @@ fn to_membership(log_id: Option<RaftLogId>, membership: &Membership) -> pb::Memb
     }
 }
 
-fn from_membership(membership: pb::Membership) -> Result<(Option<RaftLogId>, Membership), WireError> {
+pub(crate) fn from_membership(membership: pb::Membership) -> Result<(Option<RaftLogId>, Membership), WireError> {
     let log_id = membership.log_id.map(from_log_id);
     if membership.configs.is_empty() && membership.nodes.is_empty() {
         return Ok((log_id, Membership::default()));

@@ -141,7 +141,8 @@ async fn a_learner_gets_a_snapshot_and_can_be_promoted_and_removed() {
     assert_eq!(cluster.members[new].read().await.len(), 40);
     let status = cluster.members[new].handle().status();
     assert_eq!(status.role, Role::Learner);
-    assert!(cluster.members[new].handle().status_watch().borrow().snapshot > 10, "it came as a snapshot");
+    let snapshot = || cluster.members[new].handle().status_watch().borrow().snapshot;
+    eventually("it came as a snapshot", || snapshot() > 10).await;
 
     cluster.members[1].handle().promote(4).await.expect("promote");
     let voters = || cluster.members[new].handle().status().voters().count();
@@ -149,6 +150,59 @@ async fn a_learner_gets_a_snapshot_and_can_be_promoted_and_removed() {
     cluster.members[1].handle().remove(4).await.expect("remove");
     eventually("the member is gone", || cluster.members[leader].handle().status().peers.len() == 3).await;
     assert_eq!(cluster.members[leader].propose("after").await, "41");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_members_that_are_asked_for_together_are_made_one_after_the_other() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let (fourth, fifth) = (peer(4), peer(5));
+    for new in [&fourth, &fifth] {
+        let at = cluster.push_joining(new, |_| ());
+        cluster.members[at].start().await;
+    }
+    let handle = |member: usize| cluster.members[member].handle();
+    let (one, two) = tokio::join!(handle(0).add_learner(fourth), handle(1).add_learner(fifth));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    for new in [3, 4] {
+        eventually("the learner has caught up", || !handle(new).status().joining).await;
+    }
+    let (one, two) = tokio::join!(handle(0).promote(4), handle(1).promote(5));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    eventually("five vote", || handle(leader).status_watch().borrow().voters().count() == 5).await;
+    let (one, two) = tokio::join!(handle(1).remove(4), handle(2).remove(5));
+    assert_eq!((one, two), (Ok(()), Ok(())));
+    eventually("three are left", || handle(leader).status_watch().borrow().peers.len() == 3).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_reply_reaches_a_follower_and_does_not_spoil_those_beside_it() {
+    let cluster = Cluster::start(3).await;
+    let follower = (cluster.leader().await + 1) % 3;
+    let handle = cluster.members[follower].handle();
+    // The ledger answers `reply N` with N bytes.
+    let ask = |bytes: usize| handle.propose(Bytes::from(format!("reply {bytes}")));
+    let most = limits::REPLY_BYTES;
+    let (a, b, large, too_large, c) = tokio::join!(ask(1), ask(most - 1), ask(most), ask(most + 1), ask(3));
+    let lengths = [a, b, large, c].map(|reply| reply.expect("a reply").len());
+    assert_eq!(lengths, [1, most - 1, most, 3]);
+    assert_eq!(too_large, Err(ProposeError::ReplyTooLarge));
+    assert_eq!(cluster.members[follower].read().await.len(), 5, "all were applied");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_founder_without_its_log_says_what_to_do() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.members[0].propose("a").await;
+    cluster.members[0].kill().await;
+    let dir = cluster.members[0].options.data_dir.clone();
+    std::fs::remove_dir_all(dir.join("log")).expect("remove");
+    std::fs::remove_file(dir.join("low-water-mark")).expect("remove");
+    let error = cluster.members[0].try_start().await.expect_err("it must not found anew");
+    assert!(error.to_string().contains("remove the whole directory, so that the member joins again"), "{error}");
     cluster.stop().await;
 }
 
@@ -283,6 +337,13 @@ async fn what_cannot_be_done_is_refused_with_a_reason() {
     let handle = cluster.members[0].handle();
     let large = Bytes::from(vec![0; limits::COMMAND_BYTES + 1]);
     assert_eq!(handle.propose(large).await, Err(ProposeError::TooLarge { bytes: limits::COMMAND_BYTES + 1 }));
+    let mut lonely = cluster.members[0].options.clone();
+    lonely.join = true;
+    lonely.data_dir = lonely.data_dir.join("lonely");
+    let group = pintle_base::task::Group::new("test");
+    let started = pintle_raft::start(lonely, cluster.members[0].ledger.clone(), &group);
+    let error = started.await.expect_err("nobody to ask");
+    assert_eq!(error.to_string(), "raft option: a joining member needs the address of at least one voter");
     let refused = |text: &str| Err(ChangeError::Refused(text.to_owned()));
     assert_eq!(handle.promote(9).await, refused("there is no member 9"));
     assert_eq!(handle.remove(1).await, refused("the last voter cannot be removed"));

@@ -112,7 +112,7 @@ fn propose_failure(error: &ProposeError) -> ProposeFailure {
         ProposeError::Overloaded => ProposeFailure::Overloaded,
         ProposeError::TooLarge { .. } => ProposeFailure::TooLarge,
         ProposeError::Stopped => ProposeFailure::Stopped,
-        ProposeError::Unknown { .. } => ProposeFailure::Unknown,
+        ProposeError::Unknown { .. } | ProposeError::ReplyTooLarge => ProposeFailure::Unknown,
     }
 }
 

@@ -14,8 +14,8 @@ mod tail;
 mod tests;
 mod writer;
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rocksdb::DB;
@@ -27,9 +27,11 @@ use crate::machine::LogId;
 use tail::Tail;
 use writer::Queue;
 
-pub(crate) use open::open;
+pub(crate) use open::open_stepwise;
 pub(crate) use store::LogStore;
-pub(crate) use writer::Writer;
+#[cfg(test)]
+pub(crate) use writer::Operation;
+pub(crate) use writer::{Worker, Writer};
 
 /// Where the instance lies in the data directory.
 pub(crate) const DIR: &str = "log";
@@ -84,7 +86,7 @@ pub(crate) enum OpenError {
 pub(crate) struct Shared {
     db: DB,
     state: Mutex<State>,
-    queue: Queue,
+    pub queue: Queue,
     /// Index after the last entry on stable storage.
     flushed: watch::Sender<u64>,
 }
@@ -117,6 +119,32 @@ impl Shared {
         self.state.lock().purged.map(log_id)
     }
 
+    /// The newest vote on stable storage. A vote is here before anybody hears of it.
+    pub fn vote(&self) -> Option<Vote> {
+        self.state.lock().vote
+    }
+
+    /// Nobody writes any more: everything that waits for a write, or for its being flushed, is let go.
+    #[cfg(test)]
+    pub fn abandon(&self) {
+        self.queue.close();
+        while !self.queue.take_now().is_empty() {}
+        self.flushed.send_replace(u64::MAX);
+    }
+
+    /// The id of the entry at `index`, or of the purge that ends there. Blocks on the disk for old ones.
+    pub fn log_id_at(&self, index: u64) -> io::Result<Option<LogId>> {
+        let state = self.state.lock();
+        if state.purged.is_some_and(|purged| purged.index == index) {
+            return Ok(state.purged.map(log_id));
+        }
+        let (first, end) = state.bounds();
+        if !(first..end).contains(&index) {
+            return Ok(None);
+        }
+        Ok(open::entry_at(&self.db, &state, index).map_err(io::Error::other)?.map(log_id))
+    }
+
     pub fn is_empty(&self) -> bool {
         let state = self.state.lock();
         state.vote.is_none() && state.last.is_none()
@@ -132,10 +160,4 @@ impl State {
 
 fn key(index: u64) -> [u8; 8] {
     index.to_be_bytes()
-}
-
-/// The open log: what openraft writes to, and the thread behind it.
-pub(crate) struct Log {
-    pub shared: Arc<Shared>,
-    pub writer: Writer,
 }

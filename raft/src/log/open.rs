@@ -9,14 +9,14 @@ use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, LogLevel
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::{COMMITTED, DIR, LOG, Log, META, OpenError, PURGED, Queue, Shared, State, VOTE, Writer, key};
+use super::{COMMITTED, DIR, LOG, META, OpenError, PURGED, Queue, Shared, State, VOTE, Worker, key};
 use crate::codec;
 use crate::core::{RaftLogId, log_id, next_index};
 use crate::fatal::FatalCell;
 use crate::mark::{Mark, MarkFile};
 
-/// Opens or creates the log in `data_dir` and starts its writer.
-pub(crate) fn open(data_dir: &Path, fatal: FatalCell) -> Result<Log, OpenError> {
+/// Opens or creates the log in `data_dir`. Nothing reaches the disk until somebody lets the worker work.
+pub(crate) fn open_stepwise(data_dir: &Path, fatal: FatalCell) -> Result<(Arc<Shared>, Worker), OpenError> {
     let dir = data_dir.join(DIR);
     let fresh = !dir.exists();
     let (mark, mark_created) = MarkFile::open(data_dir).map_err(|source| OpenError::Mark { source })?;
@@ -34,8 +34,8 @@ pub(crate) fn open(data_dir: &Path, fatal: FatalCell) -> Result<Log, OpenError> 
     // Everything read back is on stable storage: RocksDB has synced what it recovered.
     mark.set(Mark { vote: state.vote, last: state.last }).map_err(|source| OpenError::Mark { source })?;
     let shared = Arc::new(Shared { db, state: Mutex::new(state), queue: Queue::new(), flushed });
-    let writer = Writer::start(Arc::clone(&shared), mark, fatal).map_err(|source| OpenError::Mark { source })?;
-    Ok(Log { shared, writer })
+    let worker = Worker::new(Arc::clone(&shared), mark, fatal);
+    Ok((shared, worker))
 }
 
 fn open_db(dir: &Path) -> Result<DB, rocksdb::Error> {
@@ -72,8 +72,11 @@ fn log_options() -> Options {
 }
 
 /// An error before the directory's name is known.
-enum LoadError {
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error("{0}")]
     RocksDb(rocksdb::Error),
+    #[error("{0}")]
     Found(OpenError),
 }
 
@@ -171,7 +174,7 @@ fn check(db: &DB, state: &State, mark: Mark) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn entry_at(db: &DB, state: &State, index: u64) -> Result<Option<RaftLogId>, LoadError> {
+pub(super) fn entry_at(db: &DB, state: &State, index: u64) -> Result<Option<RaftLogId>, LoadError> {
     if let Some(entry) = state.tail.read(index, index + 1, usize::MAX).first()
         && entry.log_id.index == index
     {

@@ -90,6 +90,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             state.tail.truncate(from);
             state.last = last;
             state.truncations += 1;
+            // What takes the place of these entries has the same indexes and is not synced: from this moment nobody may
+            // take it for that. The writer cannot raise the number meanwhile: it does so under the same lock.
+            self.0.flushed.send_if_modified(|flushed| {
+                let lowered = *flushed > from;
+                *flushed = from.min(*flushed);
+                lowered
+            });
         }
         self.0.queue.push(Operation::Truncate(from, last)).await
     }

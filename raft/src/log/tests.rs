@@ -11,12 +11,14 @@ use openraft::{EntryPayload, RaftLogReader};
 use rocksdb::{DB, Options};
 use tempfile::TempDir;
 
-use super::{DIR, LOG, Log, LogStore, META, OpenError, VOTE, key, open};
+use super::{DIR, LOG, LogStore, META, OpenError, Shared, VOTE, Worker, Writer, key, open_stepwise};
 use crate::codec;
 use crate::core::{Batch, Entry, RaftLogId, TypeConfig, Vote, raft_log_id};
 use crate::fatal::FatalCell;
 use crate::machine::LogId;
 use crate::mark;
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 fn id(term: u64, index: u64) -> RaftLogId {
     raft_log_id(LogId { term, index })
@@ -29,12 +31,36 @@ fn entry(term: u64, index: u64) -> Entry {
 
 struct Opened {
     store: LogStore,
-    log: Log,
+    shared: Arc<Shared>,
+    writer: Writer,
 }
 
 fn reopen(dir: &TempDir) -> Result<Opened, OpenError> {
-    let log = open(dir.path(), FatalCell::new())?;
-    Ok(Opened { store: LogStore(Arc::clone(&log.shared)), log })
+    let (shared, worker) = open_stepwise(dir.path(), FatalCell::new())?;
+    let writer = Writer::start(worker).expect("start the writer");
+    Ok(Opened { store: LogStore(Arc::clone(&shared)), shared, writer })
+}
+
+/// A log whose writer works only when told to.
+struct Stepwise {
+    store: LogStore,
+    shared: Arc<Shared>,
+    worker: Worker,
+}
+
+impl Stepwise {
+    fn open(dir: &TempDir) -> Self {
+        let (shared, worker) = open_stepwise(dir.path(), FatalCell::new()).expect("open");
+        Self { store: LogStore(Arc::clone(&shared)), shared, worker }
+    }
+
+    fn step(&mut self) {
+        self.worker.perform(self.shared.queue.take_now());
+    }
+
+    fn flushed(&self) -> u64 {
+        *self.shared.flushed().borrow()
+    }
 }
 
 #[track_caller]
@@ -62,7 +88,7 @@ impl Opened {
     /// Ends the writer and closes RocksDB.
     fn close(self) {
         drop(self.store);
-        self.log.writer.stop();
+        self.writer.stop(DEADLINE);
     }
 }
 
@@ -94,7 +120,7 @@ async fn what_was_flushed_is_there_after_a_restart() {
     );
     let mut reader = opened.store.get_log_reader().await;
     assert_eq!(reader.read_vote().await.expect("vote"), Some(Vote::new_committed(2, 1)));
-    assert_eq!(*opened.log.shared.flushed().borrow(), 10);
+    assert_eq!(*opened.shared.flushed().borrow(), 10);
 }
 
 #[tokio::test]
@@ -110,6 +136,41 @@ async fn a_truncated_tail_is_replaced_and_stays_so() {
 }
 
 #[tokio::test]
+async fn what_replaces_truncated_entries_does_not_count_as_flushed_before_it_is() {
+    let dir = filled().await;
+    let mut log = Stepwise::open(&dir);
+    assert_eq!(log.flushed(), 10);
+    log.store.truncate_after(Some(id(2, 6))).await.expect("truncate");
+    assert_eq!(log.flushed(), 7, "at once, not when the writer has truncated");
+    log.store.append([entry(3, 7), entry(3, 8)], IOFlushed::noop()).await.expect("append");
+    assert_eq!(log.flushed(), 7);
+    log.step();
+    assert_eq!(log.flushed(), 9);
+}
+
+#[tokio::test]
+async fn a_truncation_that_the_writer_has_not_seen_is_not_undone_by_it() {
+    let dir = filled().await;
+    let mut log = Stepwise::open(&dir);
+    log.store.append([entry(2, 10)], IOFlushed::noop()).await.expect("append");
+    let before = log.shared.queue.take_now();
+    log.store.truncate_after(Some(id(2, 6))).await.expect("truncate");
+    log.worker.perform(before);
+    assert_eq!(log.flushed(), 7);
+    log.step();
+    assert_eq!(log.flushed(), 7);
+}
+
+#[tokio::test]
+async fn ids_are_found_in_the_log_and_at_its_purged_end() {
+    let dir = filled().await;
+    let mut log = Stepwise::open(&dir);
+    log.store.purge(id(1, 3)).await.expect("purge");
+    let at = |index| log.shared.log_id_at(index).expect("read").map(|id| (id.term, id.index));
+    assert_eq!([at(2), at(3), at(4), at(9), at(10)], [None, Some((1, 3)), Some((1, 4)), Some((2, 9)), None]);
+}
+
+#[tokio::test]
 async fn purged_entries_are_gone_and_the_rest_is_there() {
     let dir = filled().await;
     let mut opened = reopen(&dir).expect("open");
@@ -118,7 +179,7 @@ async fn purged_entries_are_gone_and_the_rest_is_there() {
     opened.close();
     let mut opened = reopen(&dir).expect("open");
     assert_eq!(opened.read(0, 6).await, [id(1, 4), id(2, 5)]);
-    assert_eq!(opened.log.shared.purged(), Some(LogId { term: 1, index: 3 }));
+    assert_eq!(opened.shared.purged(), Some(LogId { term: 1, index: 3 }));
 }
 
 #[tokio::test]

@@ -2,16 +2,21 @@
 //! sync, then runs the callbacks. So votes, appends, truncations and purges are one queue, first in, first out.
 //!
 //! Always holds: after the first error nothing is written any more (I6); every later operation fails with the same error.
+//!
+//! [`Worker`] does one step at a time and knows nothing of threads: [`Writer`] is the thread, a simulation takes the steps
+//! itself, when it pleases.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::thread;
+use std::time::Duration;
 
 use openraft::storage::IOFlushed;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use pintle_base::clock;
 use rocksdb::{WriteBatch, WriteOptions};
+#[cfg(test)]
+use tokio::sync::Notify;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{COMMITTED, LOG, META, PURGED, Shared, VOTE, key, tail};
@@ -20,9 +25,10 @@ use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
 use crate::mark::{Mark, MarkFile};
+use crate::thread::Running;
 
 /// One thing to write.
-pub(super) enum Operation {
+pub(crate) enum Operation {
     Vote(Vote, oneshot::Sender<io::Result<()>>),
     Append(Vec<Entry>, IOFlushed<TypeConfig>),
     /// Keeps what is before this index; the id is the last entry kept.
@@ -32,10 +38,13 @@ pub(super) enum Operation {
 }
 
 /// Operations waiting, bounded by permits that the writer gives back.
-pub(super) struct Queue {
+pub(crate) struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Condvar,
     room: Semaphore,
+    /// For a writer that is no thread.
+    #[cfg(test)]
+    pub told: Notify,
 }
 
 #[derive(Default)]
@@ -46,7 +55,13 @@ struct Waiting {
 
 impl Queue {
     pub fn new() -> Self {
-        Self { waiting: Mutex::default(), arrived: Condvar::new(), room: Semaphore::new(limits::WRITER_QUEUE) }
+        Self {
+            waiting: Mutex::default(),
+            arrived: Condvar::new(),
+            room: Semaphore::new(limits::WRITER_QUEUE),
+            #[cfg(test)]
+            told: Notify::new(),
+        }
     }
 
     /// Adds an operation, waiting for room if there is none. openraft pushes from one task, so the order is its order.
@@ -60,10 +75,12 @@ impl Queue {
         waiting.operations.push_back(operation);
         drop(waiting);
         self.arrived.notify_one();
+        #[cfg(test)]
+        self.told.notify_one();
         Ok(())
     }
 
-    fn close(&self) {
+    pub fn close(&self) {
         self.waiting.lock().closed = true;
         self.room.close();
         self.arrived.notify_one();
@@ -79,6 +96,16 @@ impl Queue {
         if waiting.operations.is_empty() {
             return if waiting.closed { None } else { Some(Vec::new()) };
         }
+        Some(self.take_from(waiting))
+    }
+
+    /// What waits, up to the same bound, without waiting for it.
+    #[cfg(test)]
+    pub fn take_now(&self) -> Vec<Operation> {
+        self.take_from(self.waiting.lock())
+    }
+
+    fn take_from(&self, mut waiting: MutexGuard<'_, Waiting>) -> Vec<Operation> {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while bytes < limits::WRITE_BYTES {
@@ -90,7 +117,7 @@ impl Queue {
         }
         drop(waiting);
         self.room.add_permits(taken.len());
-        Some(taken)
+        taken
     }
 }
 
@@ -107,33 +134,22 @@ fn closed() -> io::Error {
 /// The thread. Dropping it without [`Writer::stop`] leaves the thread to end when the queue is closed.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Option<Running>,
 }
 
 impl Writer {
-    pub(super) fn start(shared: Arc<Shared>, mark: MarkFile, fatal: FatalCell) -> io::Result<Self> {
-        let worker = Worker {
-            options: synced(),
-            lazy: WriteOptions::default(),
-            marked: clock::now(),
-            truncations: 0,
-            synced: mark.mark(),
-            mark,
-            failed: None,
-            fatal,
-            shared: Arc::clone(&shared),
-        };
-        let thread = thread::Builder::new().name("raft-log".to_owned()).spawn(move || worker.run())?;
+    pub fn start(worker: Worker) -> io::Result<Self> {
+        let shared = Arc::clone(&worker.shared);
+        let thread = Running::start("raft-log", move || worker.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Writes what is waiting, then ends the thread. Blocks.
-    pub fn stop(mut self) {
+    /// Writes what is waiting, then ends the thread. Blocks, but no longer than `limit`: a disk that does not answer must
+    /// not keep the process from ending.
+    pub fn stop(mut self, limit: Duration) {
         self.shared.queue.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the raft log's writer had panicked");
+        if let Some(thread) = self.thread.take() {
+            thread.wait(limit);
         }
     }
 }
@@ -144,7 +160,8 @@ impl Drop for Writer {
     }
 }
 
-struct Worker {
+/// What the thread does: one write after the other.
+pub(crate) struct Worker {
     shared: Arc<Shared>,
     options: WriteOptions,
     lazy: WriteOptions,
@@ -172,21 +189,40 @@ struct Plan {
 }
 
 impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, mark: MarkFile, fatal: FatalCell) -> Self {
+        Self {
+            options: synced(),
+            lazy: WriteOptions::default(),
+            marked: clock::now(),
+            truncations: 0,
+            synced: mark.mark(),
+            mark,
+            failed: None,
+            fatal,
+            shared,
+        }
+    }
+
     fn run(mut self) {
         crate::priority::raise();
         while let Some(operations) = self.shared.queue.take() {
-            if !operations.is_empty() {
-                let result = self.write(&operations);
-                answer(operations, result);
-            }
-            if self.failed.is_none()
-                && self.marked.elapsed() >= limits::MARK_AGE
-                && let Err(error) = self.raise_mark()
-            {
-                self.fail(&error);
-            }
+            self.perform(operations);
         }
         if self.failed.is_none()
+            && let Err(error) = self.raise_mark()
+        {
+            self.fail(&error);
+        }
+    }
+
+    /// Writes what was asked for, tells those who asked, and raises the mark if that is due.
+    pub fn perform(&mut self, operations: Vec<Operation>) {
+        if !operations.is_empty() {
+            let result = self.write(&operations);
+            answer(operations, result);
+        }
+        if self.failed.is_none()
+            && self.marked.elapsed() >= limits::MARK_AGE
             && let Err(error) = self.raise_mark()
         {
             self.fail(&error);
@@ -279,8 +315,10 @@ impl Worker {
                     if next_index(last) <= upto.index {
                         // The snapshot reaches beyond the log, which now begins after it.
                         plan.last = Some(Some(*upto));
-                        plan.sync = true;
                     }
+                    // Files are dropped next, and that is durable at once. The mark must be durable before, or a power cut
+                    // leaves a log that seems to lack its beginning.
+                    plan.sync = true;
                 }
                 Operation::Committed(committed) => {
                     plan.batch.put_cf(meta, COMMITTED, codec::encode(COMMITTED, committed).map_err(io::Error::other)?);
@@ -325,5 +363,27 @@ fn answer(operations: Vec<Operation>, result: Result<(), String>) {
             Operation::Append(_, callback) => callback.io_completed(outcome()),
             Operation::Truncate(..) | Operation::Purge(_) | Operation::Committed(_) => (),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::raft_log_id;
+    use crate::machine::LogId;
+
+    fn worker(dir: &std::path::Path) -> Worker {
+        crate::log::open_stepwise(dir, FatalCell::new()).expect("open").1
+    }
+
+    #[test]
+    fn whatever_drops_files_is_synced_first() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut worker = worker(dir.path());
+        worker.synced.last = Some(raft_log_id(LogId { term: 1, index: 9 }));
+        let plan = worker.plan(&[Operation::Purge(raft_log_id(LogId { term: 1, index: 4 }))]).expect("plan");
+        assert!(plan.purged.is_some() && plan.sync);
+        let plan = worker.plan(&[Operation::Committed(None)]).expect("plan");
+        assert!(plan.purged.is_none() && !plan.sync, "nothing depends on it");
     }
 }

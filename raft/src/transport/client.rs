@@ -22,8 +22,12 @@ use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::body::Body;
+use tonic::codegen::StdError;
+use tonic::transport::Endpoint;
+use tonic::{Status, Streaming};
+use tower::ServiceExt;
+use tower::util::BoxCloneSyncService;
 
 use super::Me;
 use super::tls::{self, ConnectError};
@@ -32,9 +36,20 @@ use crate::limits;
 use crate::snapshot::{SnapshotDir, read_chunk};
 use crate::wire::{self, WireError};
 
-type Client = ConsensusClient<Channel>;
+/// One connection to a peer: opened when first used, reopened when lost.
+pub(crate) type Connection = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Broken>;
 
-/// The connections to one peer. Opened when first used, reopened when lost.
+/// A connection, or what was to become one, did not do what it was asked to. The source says why.
+#[derive(Debug, thiserror::Error)]
+#[error("connection to a peer")]
+pub(crate) struct Broken(#[source] pub StdError);
+
+/// Makes connections to a peer. The only thing that knows what they are made of.
+pub(crate) type Dial = Arc<dyn Fn(&Record) -> Connection + Send + Sync>;
+
+type Client = ConsensusClient<Connection>;
+
+/// The connections to one peer.
 pub(crate) struct Link {
     me: Me,
     id: u64,
@@ -48,15 +63,13 @@ pub(crate) struct Link {
 /// Connections to all peers. Use inside Raft's runtime only: it drives them.
 pub(crate) struct Links {
     pub me: Me,
-    tls: Arc<rustls::ClientConfig>,
+    dial: Dial,
     links: Mutex<HashMap<u64, Arc<Link>>>,
 }
 
 impl Links {
-    pub fn new(me: Me, tls: &rustls::ClientConfig) -> Self {
-        let mut tls = tls.clone();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        Self { me, tls: Arc::new(tls), links: Mutex::default() }
+    pub fn new(me: Me, dial: Dial) -> Self {
+        Self { me, dial, links: Mutex::default() }
     }
 
     /// The connections to a peer; new ones if its name or address changed.
@@ -73,16 +86,24 @@ impl Links {
             id,
             name: peer.name.clone(),
             addr: peer.peer_addr.clone(),
-            control: client(peer, &self.tls),
-            bulk: client(peer, &self.tls),
-            snapshot: client(peer, &self.tls),
+            control: client((self.dial)(peer)),
+            bulk: client((self.dial)(peer)),
+            snapshot: client((self.dial)(peer)),
         });
         links.insert(id, Arc::clone(&link));
         link
     }
 }
 
-fn client(peer: &Record, tls: &Arc<rustls::ClientConfig>) -> Client {
+/// Connections over mutually authenticated TLS.
+pub(crate) fn over_tls(tls: &rustls::ClientConfig) -> Dial {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let tls = Arc::new(tls);
+    Arc::new(move |peer| connection(peer, &tls))
+}
+
+fn connection(peer: &Record, tls: &Arc<rustls::ClientConfig>) -> Connection {
     let (addr, name, tls) = (peer.peer_addr.clone(), peer.name.clone(), Arc::clone(tls));
     let connector = tower::service_fn(move |_: http::Uri| {
         let connecting = tls::connect(addr.clone(), name.clone(), Arc::clone(&tls));
@@ -96,7 +117,11 @@ fn client(peer: &Record, tls: &Arc<rustls::ClientConfig>) -> Client {
         .initial_stream_window_size(limits::WINDOW_BYTES)
         .initial_connection_window_size(limits::WINDOW_BYTES)
         .connect_with_connector_lazy(connector);
-    ConsensusClient::new(channel)
+    BoxCloneSyncService::new(channel.map_err(|error| Broken(error.into())))
+}
+
+fn client(connection: Connection) -> Client {
+    ConsensusClient::new(connection)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES)
 }
@@ -118,9 +143,10 @@ impl Link {
         self.me.header(self.id)
     }
 
-    pub async fn propose(&self, commands: Vec<bytes::Bytes>) -> Result<pb::ProposeResponse, Status> {
+    /// The caller limits the time.
+    pub async fn propose(&self, commands: Vec<bytes::Bytes>) -> Result<Streaming<pb::ProposeResponse>, Status> {
         let request = pb::ProposeRequest { header: Some(self.header()), commands };
-        within(limits::FORWARD_TIMEOUT, self.bulk.clone().propose(request)).await
+        self.bulk.clone().propose(request).await.map(tonic::Response::into_inner)
     }
 
     pub async fn read_index(&self) -> Result<pb::ReadIndexResponse, Status> {
@@ -133,9 +159,9 @@ impl Link {
         within(limits::HANDOVER + limits::FORWARD_TIMEOUT, self.control.clone().change(request)).await
     }
 
-    pub async fn probe(&self) -> Result<bool, Status> {
+    pub async fn probe(&self) -> Result<pb::ProbeResponse, Status> {
         let request = pb::ProbeRequest { header: Some(self.header()) };
-        Ok(within(limits::PROBE_TIMEOUT, self.control.clone().probe(request)).await?.established)
+        within(limits::PROBE_TIMEOUT, self.control.clone().probe(request)).await
     }
 }
 

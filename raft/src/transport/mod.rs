@@ -14,6 +14,8 @@ mod tls;
 use pintle_proto::raft_v1 as pb;
 
 pub(crate) use client::Links;
+#[cfg(test)]
+pub(crate) use {client::Broken, tls::ConnectError, tls::PeerName};
 
 /// This member as its messages name it.
 #[derive(Clone, Debug)]

@@ -18,12 +18,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::tls::{self, PeerName, PeerStream};
 use crate::core::{Snapshot, TypeConfig};
-use crate::limits;
 use crate::members::Change;
 use crate::node::Node;
-use crate::propose::{Refused, refusal};
+use crate::propose::{Refused, refusal, to_messages};
 use crate::snapshot::Incoming;
 use crate::wire::{self, WireError};
+use crate::{fence, limits};
 
 /// Serves peers on `listener` until `stop`. Open connections are cut, not drained: peers reconnect elsewhere.
 pub(crate) async fn serve(
@@ -36,21 +36,25 @@ pub(crate) async fn serve(
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let (accepted, connections) = mpsc::channel(limits::HANDSHAKES);
     let accepting = accept(listener, Arc::new(tls), accepted);
-    let service = ConsensusServer::new(Service { node, forwarded: Semaphore::new(limits::FORWARDED_IN_FLIGHT) })
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(limits::PING_INTERVAL))
         .http2_keepalive_timeout(Some(limits::PING_TIMEOUT))
         .initial_stream_window_size(limits::WINDOW_BYTES)
         .initial_connection_window_size(limits::WINDOW_BYTES)
-        .add_service(service)
+        .add_service(service(node))
         .serve_with_incoming(ReceiverStream::new(connections));
     tokio::select! {
         () = stop.cancelled() => Ok(()),
         () = accepting => Ok(()),
         served = serving => served,
     }
+}
+
+/// What answers peers, however their requests arrive. Each must carry the [`PeerName`] of its sender.
+pub(crate) fn service(node: Arc<Node>) -> ConsensusServer<Service> {
+    ConsensusServer::new(Service { node, forwarded: Semaphore::new(limits::FORWARDED_IN_FLIGHT) })
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES)
 }
 
 /// Accepts connections; handshakes run beside each other, a bounded number at once.
@@ -88,7 +92,7 @@ async fn handshake(
     }
 }
 
-struct Service {
+pub(crate) struct Service {
     node: Arc<Node>,
     forwarded: Semaphore,
 }
@@ -120,9 +124,11 @@ impl Service {
 #[tonic::async_trait]
 impl Consensus for Service {
     type AppendStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
+    type ProposeStream = BoxStream<'static, Result<pb::ProposeResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<pb::AppendRequest>>) -> Answer<Self::AppendStream> {
         let peer = sender(&request)?;
+        self.node.check_may_receive()?;
         let node = Arc::clone(&self.node);
         // A request that is refused ends the input; the reason follows the answers to those before it.
         let refused: Arc<Mutex<Option<Status>>> = Arc::default();
@@ -144,6 +150,7 @@ impl Consensus for Service {
 
     async fn heartbeat(&self, request: Request<pb::AppendRequest>) -> Answer<pb::AppendResponse> {
         let request = self.check(request, |m| m.header.as_ref())?;
+        self.node.check_may_receive()?;
         let append = wire::from_append(request).map_err(invalid)?;
         let previous = append.prev_log_id;
         let last = append.entries.last().map(|entry| entry.log_id).or(previous);
@@ -192,6 +199,7 @@ impl Consensus for Service {
             return Err(invalid(WireError::Missing("snapshot's manifest")));
         };
         self.node.check_header(start.header.as_ref(), &peer.0)?;
+        self.node.check_may_receive()?;
         let vote = wire::from_vote(start.vote).map_err(invalid)?;
         let manifest = start.manifest.ok_or_else(|| invalid(WireError::Missing("snapshot's manifest")))?;
         tracing::info!(from = &*peer.0, files = manifest.files.len(), "receiving a snapshot");
@@ -202,7 +210,7 @@ impl Consensus for Service {
         Ok(Response::new(pb::SnapshotResponse { vote: Some(wire::to_vote(response.vote)) }))
     }
 
-    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Answer<pb::ProposeResponse> {
+    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Answer<Self::ProposeStream> {
         use pb::propose_response::Outcome;
         let request = self.check(request, |m| m.header.as_ref())?;
         let commands = request.commands;
@@ -217,11 +225,12 @@ impl Consensus for Service {
                 Err(_) => Err(Refused::Overloaded),
             }
         };
-        let outcome = match result {
-            Ok(replies) => Outcome::Replies(pb::Replies { replies }),
-            Err(refused) => Outcome::Refusal(refusal(&refused)),
+        let outcomes = match result {
+            Ok(replies) => to_messages(replies).into_iter().map(Outcome::Replies).collect(),
+            Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
         };
-        Ok(Response::new(pb::ProposeResponse { outcome: Some(outcome) }))
+        let messages = outcomes.into_iter().map(|outcome| Ok(pb::ProposeResponse { outcome: Some(outcome) }));
+        Ok(Response::new(stream::iter(messages).boxed()))
     }
 
     async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Answer<pb::ReadIndexResponse> {
@@ -243,7 +252,7 @@ impl Consensus for Service {
 
     async fn probe(&self, request: Request<pb::ProbeRequest>) -> Answer<pb::ProbeResponse> {
         self.check(request, |m| m.header.as_ref())?;
-        Ok(Response::new(pb::ProbeResponse { established: self.node.is_established() }))
+        Ok(Response::new(fence::testimony(&self.node)))
     }
 }
 

@@ -78,7 +78,7 @@ fn common_name(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
 
 /// Name of the member at the other end, from its certificate.
 #[derive(Clone, Debug)]
-pub(super) struct PeerName(pub Arc<str>);
+pub(crate) struct PeerName(pub Arc<str>);
 
 /// An accepted connection.
 pub(super) struct PeerStream {

@@ -72,7 +72,7 @@ impl StateMachine for Ledger {
         Ok(Applied { log_id, membership: Bytes::from(content.membership.clone()) })
     }
 
-    /// Replies with the number of commands so far.
+    /// Replies with the number of commands so far; to `reply N` with N bytes.
     fn apply(&mut self, entry: Committed) -> io::Result<Vec<Bytes>> {
         let mut content = self.content.lock();
         content.log_id = Some((entry.log_id.term, entry.log_id.index));
@@ -90,7 +90,11 @@ impl StateMachine for Ledger {
                     if self.remember {
                         content.commands.push(String::from_utf8_lossy(&command).into_owned());
                     }
-                    replies.push(Bytes::from(content.count.to_string()));
+                    let asked = command.strip_prefix(b"reply ").and_then(|n| std::str::from_utf8(n).ok()?.parse().ok());
+                    replies.push(match asked {
+                        Some(bytes) => Bytes::from(vec![b'x'; bytes]),
+                        None => Bytes::from(content.count.to_string()),
+                    });
                 }
             }
         }
