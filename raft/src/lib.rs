@@ -50,6 +50,8 @@ extern crate self as pintle_raft;
 #[path = "../tests/support/ledger.rs"]
 mod ledger;
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod suite;
 
 /// What precedes a server's name in the common name of its certificate.
