@@ -488,7 +488,8 @@ mod tests {
             let mut prepared = prepared(|dir| Box::new(Ledger::open(&dir.join("state"))));
             assert!(prepared.worker.perform(blank(1, 0)));
             assert!(prepared.worker.perform(blank(term, index)));
-            assert_eq!(prepared.fatal.wait().await, Fatal::Machine(text.to_owned()));
+            let reason = pintle_base::clock::timeout(Duration::from_secs(30), prepared.fatal.wait()).await;
+            assert_eq!(reason.expect("in time"), Fatal::Machine(text.to_owned()));
             assert_eq!(prepared.worker.applying.next(), 1);
         }
     }
