@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// Leaf certificates live a year; the authority ten.
 const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -154,7 +155,7 @@ impl Authority {
 
     fn clients(&self) -> Result<Arc<dyn ClientCertVerifier>> {
         let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(self.roots()?)).build();
-        Ok(verifier.context("build the client certificate verifier")?)
+        verifier.context("build the client certificate verifier")
     }
 
     fn listening(
@@ -192,6 +193,12 @@ pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
         bail!("no certificate in PEM");
     }
     Ok(list)
+}
+
+/// The organisations in the subject of a certificate: groups, for Kubernetes.
+pub fn organizations(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    parsed.subject().iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
 }
 
 pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
@@ -232,6 +239,20 @@ fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
     params.serial_number = Some(SerialNumber::from_slice(&serial));
 }
 
+/// Makes a directory that only its owner may enter, or closes one that exists: what is in it are keys and Secrets.
+pub fn private_directory(path: &Path) -> Result<()> {
+    let make = || -> std::io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let mut permissions = fs::metadata(path)?.permissions();
+        if permissions.mode() & 0o077 != 0 {
+            permissions.set_mode(0o700);
+            fs::set_permissions(path, permissions)?;
+        }
+        Ok(())
+    };
+    make().with_context(|| format!("make {} a directory of its owner alone", path.display()))
+}
+
 /// Writes `content` with mode 0600 from the start and makes it durable.
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
     let write = || -> std::io::Result<()> {
@@ -247,6 +268,30 @@ pub fn write_private(path: &Path, content: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_private_directory_is_closed_to_others_also_if_it_was_open() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("a/b");
+        fs::create_dir_all(&path).expect("create");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("open");
+        for path in [path, directory.path().join("c")] {
+            private_directory(&path).expect("private");
+            assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn organizations_are_read_from_the_subject() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let authority = Authority::load_or_create(directory.path(), "test").expect("create");
+        let leaf = authority
+            .issue(&Subject { common_name: "x", organizations: &["system:nodes", "b"], names: &[] })
+            .expect("issue");
+        let certificate = certificates(&leaf.certificate).expect("PEM").remove(0);
+        assert_eq!(organizations(&certificate), ["system:nodes", "b"]);
+        assert!(organizations(&CertificateDer::from(vec![0x30, 3, 2])).is_empty());
+    }
 
     #[test]
     fn an_authority_survives_reloading_and_signs_leaves_rustls_accepts() {

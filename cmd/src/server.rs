@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use pintle_apiserver::types::{PeerServer, ServiceAccountConfig};
+use pintle_apiserver::authz::SERVERS;
+use pintle_apiserver::types::{MASTERS, PeerServer, ServiceAccountConfig};
 use pintle_apiserver::{ApiServer, UserInfo};
 use pintle_base::task::Group;
 use pintle_client::{Clients, LeaderGate, Leadership, Reflectors};
@@ -18,11 +19,12 @@ use pintle_controllers::csr;
 use pintle_controllers::node_ipam::plan::Range;
 use pintle_raft as raft;
 use pintle_store::{Store, StoreOptions, etcd};
+use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::pki::{Authority, Leaf, Subject};
+use crate::pki::{self, Authority, Leaf, Subject};
 
 /// Requests in flight get this long to end when the server stops; the whole stop takes at most about twice that.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -204,11 +206,7 @@ fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
     names.sort();
     names.dedup();
     let common_name = format!("{}{}", raft::CERTIFICATE_NAME_PREFIX, me.name);
-    let leaf = authority.issue(&Subject {
-        common_name: &common_name,
-        organizations: &["system:pintle:servers"],
-        names: &names,
-    })?;
+    let leaf = authority.issue(&Subject { common_name: &common_name, organizations: &[SERVERS], names: &names })?;
     Ok(Identity { authority, leaf })
 }
 
@@ -221,7 +219,7 @@ fn service_address(config: &ServerConfig, offset: u32) -> Result<IpAddr> {
 
 /// Holds the data directory until the process ends, so that no second server writes to it.
 fn claim(directory: &Path) -> Result<Flock<File>> {
-    std::fs::create_dir_all(directory).with_context(|| format!("make data directory {}", directory.display()))?;
+    pki::private_directory(directory)?;
     let path = directory.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
@@ -279,13 +277,23 @@ async fn start_store(
     Ok((store, handle))
 }
 
+/// Whoever reads the store reads every Secret, and whoever writes to it rules: only the cluster's administrators and its
+/// servers do. Nodes have certificates of the same authority, and may not.
+fn may_use_the_store(certificates: &[CertificateDer<'_>]) -> bool {
+    let groups = certificates.first().map(pki::organizations).unwrap_or_default();
+    groups.iter().any(|group| group == MASTERS || group == SERVERS)
+}
+
 fn start_etcd_front(
     store: &Store,
     identity: &Identity,
     listener: TcpListener,
     group: &Group,
 ) -> Result<tokio::task::JoinHandle<()>> {
-    let tls = identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?;
+    let tls = etcd::Tls {
+        config: identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?,
+        admit: Arc::new(may_use_the_store),
+    };
     let (router, stop) = (etcd::router(store), group.token());
     Ok(tokio::spawn(async move {
         if let Err(error) = etcd::serve(router, listener, Some(tls), stop).await {

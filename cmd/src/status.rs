@@ -34,7 +34,10 @@ pub async fn run(args: StatusArgs) -> Result<()> {
     );
     let down = status.servers.iter().filter(|server| server.role == "down").map(|server| &server.name);
     let gone = status.agents.iter().filter(|agent| agent.pid.is_none()).map(|agent| &agent.name);
-    let mut healthy = leader.is_some() && ready == status.agents.len();
+    let mut healthy = leader.is_some() && ready == status.agents.len() && status.balancer_runs;
+    if !status.balancer_runs {
+        println!("  the balancer at {} does not run: pintle cluster start balancer", status.api);
+    }
     for member in down.chain(gone) {
         println!("  {member} does not run or does not answer: pintle cluster start {member}");
         healthy = false;

@@ -162,7 +162,9 @@ impl Term {
             }
             Err(misfit) => {
                 tracing::debug!(pod = %pod.key, attempts, %misfit, "no node fits");
-                self.refuse(&pod, &misfit);
+                if !self.refuse(&pod, &misfit) {
+                    return;
+                }
                 tasks.spawn(async move {
                     match &misfit.preemption {
                         Some(preemption) => term.preempt(&pod, &misfit, preemption).await,
@@ -176,22 +178,31 @@ impl Term {
         tokio::task::yield_now().await;
     }
 
-    /// Notes what a cycle without a node means for the next ones.
-    fn refuse(&self, pod: &Arc<PodInfo>, misfit: &Misfit) {
-        self.shared.with(|inner| match &misfit.preemption {
-            // It stays in flight until the others were told to go.
-            Some(preemption) => {
-                let victims = preemption.victims.iter().map(|victim| victim.uid.clone()).collect();
-                inner.cache.nominate(pod, &preemption.node, victims);
+    /// Notes what a cycle without a node means for the next ones. False if the pod was deleted meanwhile: then nobody
+    /// makes room for it, and nobody is told.
+    fn refuse(&self, pod: &Arc<PodInfo>, misfit: &Misfit) -> bool {
+        self.shared.with(|inner| {
+            if inner.queue.is_gone(&pod.uid) {
+                inner.queue.finish(&pod.uid);
+                inner.cache.denominate(&pod.uid);
+                return false;
             }
-            None => {
-                if misfit.hopeless {
-                    inner.cache.denominate(&pod.uid);
+            match &misfit.preemption {
+                // It stays in flight until the others were told to go.
+                Some(preemption) => {
+                    let victims = preemption.victims.iter().map(|victim| victim.uid.clone()).collect();
+                    inner.cache.nominate(pod, &preemption.node, victims);
                 }
-                let plugins: Vec<&'static str> = misfit.rejected_by.iter().copied().collect();
-                inner.queue.put_back_unschedulable(&pod.uid, &plugins, clock::now());
+                None => {
+                    if misfit.hopeless {
+                        inner.cache.denominate(&pod.uid);
+                    }
+                    let plugins: Vec<&'static str> = misfit.rejected_by.iter().copied().collect();
+                    inner.queue.put_back_unschedulable(&pod.uid, &plugins, clock::now());
+                }
             }
-        });
+            true
+        })
     }
 
     /// The binding cycle, and what follows from how it ended.

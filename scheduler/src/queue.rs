@@ -138,6 +138,11 @@ impl Queue {
         self.backoff.keys().next().map(|(due, _)| *due)
     }
 
+    /// True if the pod in flight was deleted meanwhile.
+    pub fn is_gone(&self, uid: &str) -> bool {
+        self.in_flight.get(uid).is_none_or(|flight| flight.gone)
+    }
+
     /// The pod is bound, or not ours any more.
     pub fn finish(&mut self, uid: &str) {
         self.in_flight.remove(uid);

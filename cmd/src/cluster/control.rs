@@ -72,6 +72,8 @@ pub struct Status {
     pub name: String,
     pub servers: Vec<ServerStatus>,
     pub agents: Vec<AgentStatus>,
+    /// Whether the process behind the one address runs.
+    pub balancer_runs: bool,
     /// Nodes that are Ready, those of all agents together.
     pub ready_nodes: usize,
     pub api: SocketAddr,
@@ -122,7 +124,8 @@ pub async fn read(layout: &Layout, state: &ClusterState) -> Result<Status> {
         })
         .collect();
     let ready_nodes = ready.len();
-    Ok(Status { name: state.name.clone(), servers, agents, ready_nodes, api: state.balancer })
+    let balancer_runs = Process::of(layout, BALANCER).pid().is_some();
+    Ok(Status { name: state.name.clone(), servers, agents, balancer_runs, ready_nodes, api: state.balancer })
 }
 
 async fn server_status(layout: &Layout, server: &ServerState, https: &Https) -> ServerStatus {
@@ -167,6 +170,12 @@ pub async fn status(args: StatusArgs) -> Result<()> {
 }
 
 fn print_table(status: &Status) {
+    if !status.balancer_runs {
+        println!(
+            "Nothing answers at {}: the balancer does not run. Start it: pintle cluster start {BALANCER}\n",
+            status.api
+        );
+    }
     let megabytes = |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| format!("{} MB", bytes / 1_000_000));
     let pid = |pid: Option<i32>| pid.map_or("-".to_owned(), |pid| pid.to_string());
     println!(
@@ -255,7 +264,9 @@ pub async fn start(args: StartArgs) -> Result<()> {
     let Some(member) = args.member else {
         let servers = state.servers.iter().map(|server| &server.name);
         let agents = state.agents.iter().map(|agent| &agent.name);
-        for name in servers.chain(agents).filter(|name| Process::of(&layout, name).pid().is_none()) {
+        let balancer = BALANCER.to_owned();
+        let members = std::iter::once(&balancer).chain(servers).chain(agents);
+        for name in members.filter(|name| Process::of(&layout, name).pid().is_none()) {
             start_member(&layout, &state, name).await?;
             println!("{name}");
         }
@@ -271,11 +282,15 @@ async fn start_member(layout: &Layout, state: &ClusterState, member: &str) -> Re
     }
     if let Some(agent) = state.agents.iter().find(|agent| agent.name == member) {
         let authority = Authority::load(&layout.pki())?;
-        let join =
-            crate::token::create(&admin(layout)?, state.balancer, &authority.fingerprint()?, Duration::from_secs(3600))
-                .await;
         // A worker that has its certificate needs no token, so it can start while no server answers.
-        return workers::start(layout, state, agent, &join.unwrap_or_default(), &binary, &authority).await;
+        let join = match workers::has_joined(layout, agent) {
+            true => String::new(),
+            false => {
+                let (https, lifetime) = (admin(layout)?, Duration::from_secs(3600));
+                crate::token::create(&https, state.balancer, &authority.fingerprint()?, lifetime).await?
+            }
+        };
+        return workers::start(layout, state, agent, &join, &binary, &authority).await;
     }
     if member == BALANCER {
         return up::start_balancer(layout, state, &binary);

@@ -1,7 +1,7 @@
 //! `cluster env`: what etcdctl and kubectl need to reach a local cluster, as lines for a shell.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -44,7 +44,7 @@ pub fn run(args: EnvArgs) -> Result<()> {
 }
 
 /// In single quotes, as every shell reads it.
-fn quoted(path: &PathBuf) -> String {
+fn quoted(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
@@ -54,6 +54,6 @@ mod tests {
 
     #[test]
     fn a_path_is_one_word_for_a_shell() {
-        assert_eq!(quoted(&PathBuf::from("/a b/it's")), r"'/a b/it'\''s'");
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
     }
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::agent::node_names;
-use crate::pki::write_private;
+use crate::exit::{self, Exit};
+use crate::pki::{private_directory, write_private};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -163,13 +164,15 @@ impl Layout {
     }
 
     pub fn existing(&self) -> Result<ClusterState> {
-        self.load()?.with_context(|| {
-            format!("there is no cluster {:?}; start it with: pintle cluster up --name {}", self.name, self.name)
+        self.load()?.ok_or_else(|| {
+            let name = &self.name;
+            let message = format!("there is no cluster {name:?}; start it with: pintle cluster up --name {name}");
+            exit::with(Exit::NotFound, message)
         })
     }
 
     pub fn save(&self, state: &ClusterState) -> Result<()> {
-        fs::create_dir_all(&self.root).with_context(|| format!("create {}", self.root.display()))?;
+        private_directory(&self.root)?;
         write_private(&self.state_file(), &serde_json::to_string_pretty(state)?)
     }
 }

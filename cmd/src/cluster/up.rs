@@ -19,6 +19,7 @@ use super::progress::{Output, Progress};
 use super::state::{AgentState, ClusterState, Layout, Runtime, ServerState};
 use super::workers;
 use crate::agent::AgentConfig;
+use crate::exit::{self, Exit};
 use crate::https::Https;
 use crate::kubeconfig::{self, Access};
 use crate::pki::{Authority, Leaf, Subject};
@@ -79,11 +80,14 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let state = up.prepare(&args)?;
     match clock::timeout(limit, up.bring_up(state, &args)).await {
         Ok(result) => result,
-        Err(_) => bail!(
-            "not Ready after {} s; see the logs in {}, or wait longer with --wait",
-            limit.as_secs(),
-            up.layout.root.display()
-        ),
+        Err(_) => Err(exit::with(
+            Exit::Unhealthy,
+            format!(
+                "not Ready after {} s; see the logs in {}, or wait longer with --wait",
+                limit.as_secs(),
+                up.layout.root.display()
+            ),
+        )),
     }
 }
 
@@ -107,7 +111,10 @@ impl Up {
         };
         let real = state.agents.iter().any(|agent| agent.runtime == Runtime::Cri);
         if real && !root {
-            bail!("real containers need root: run with sudo, or choose --runtime simulated");
+            return Err(exit::with(
+                Exit::Usage,
+                "real containers need root: run with sudo, or choose --runtime simulated".to_owned(),
+            ));
         }
         let detail = if real { workers::preflight()? } else { "simulated workers: pods run nothing".to_owned() };
         network::reserve(&self.layout, &state)?;
@@ -254,8 +261,13 @@ impl Up {
             return Ok(());
         }
         let step = self.progress.begin("nodes");
-        let join =
-            crate::token::create(https, state.balancer, &authority.fingerprint()?, Duration::from_secs(3600)).await?;
+        let join = match state.agents.iter().all(|agent| workers::has_joined(&self.layout, agent)) {
+            true => String::new(),
+            false => {
+                let lifetime = Duration::from_secs(3600);
+                crate::token::create(https, state.balancer, &authority.fingerprint()?, lifetime).await?
+            }
+        };
         for agent in &state.agents {
             workers::start(&self.layout, state, agent, &join, &self.binary, authority).await?;
         }

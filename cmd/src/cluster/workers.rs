@@ -96,6 +96,13 @@ pub async fn start(
     up::start_agent(layout, agent, &config, binary)
 }
 
+/// Whether every node of the worker has its certificate, so that it needs no token.
+pub fn has_joined(layout: &Layout, agent: &AgentState) -> bool {
+    let data = layout.member(&agent.name).join("data");
+    let of = |node: &String| if agent.nodes > 1 { data.join(node) } else { data.clone() };
+    agent.node_names().iter().all(|node| matches!(pintle_node::join::Identity::load(&of(node)), Ok(Some(_))))
+}
+
 fn containerd_layout(layout: &Layout, worker: &str) -> pintle_node::containerd::Layout {
     pintle_node::containerd::Layout::below(&layout.member(worker), &layout.run.join(worker))
 }

@@ -235,14 +235,18 @@ impl Collector {
             };
             match objects.delete(&node.name, &params).await {
                 Err(error) if is_conflict(&error) => (),
+                Err(error) if is_not_found(&error) => {
+                    self.gone(uid);
+                    return Ok(());
+                }
                 result => return settled(result.map(drop), "delete garbage"),
             }
-            let Some(live) = objects.get_metadata_opt(&node.name).await.map_err(api("read garbage"))? else {
+            // Told here too: the watch may have said so before this function last put the object into the graph.
+            let live = objects.get_metadata_opt(&node.name).await.map_err(api("read garbage"))?;
+            let Some(live) = live.filter(|live| live.uid().as_deref() == Some(uid)) else {
+                self.gone(uid);
                 return Ok(());
             };
-            if live.uid().as_deref() != Some(uid) {
-                return Ok(());
-            }
             let fresh = Node::new(node.resource, &live.metadata);
             if !fresh.agrees(&node) {
                 self.changed(uid, fresh);

@@ -43,8 +43,8 @@ fn pod(version: u64, owners: &[&str]) -> Value {
 }
 
 /// Lets the collector delete `judged` from a server that has `stored`; its requests, and whether the object is left.
-async fn collect(judged: &Value, stored: Value) -> (Vec<String>, bool, Arc<Collector>) {
-    let server = Arc::new(Mutex::new(Server { pod: Some(stored), log: Vec::new() }));
+async fn collect(judged: &Value, stored: impl Into<Option<Value>>) -> (Vec<String>, bool, Arc<Collector>) {
+    let server = Arc::new(Mutex::new(Server { pod: stored.into(), log: Vec::new() }));
     let serving = Arc::clone(&server);
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let serving = Arc::clone(&serving);
@@ -87,6 +87,16 @@ async fn an_object_that_got_another_owner_meanwhile_stays_and_is_judged_again() 
     assert_eq!((log, left), (vec!["delete u@5".to_owned()], true));
     assert_eq!(collector.graph.lock().get("u").map(|node| node.owners.len()), Some(2));
     assert!(!collector.queue.is_empty(), "it is judged again");
+}
+
+#[tokio::test]
+async fn an_object_that_is_gone_or_another_is_forgotten() {
+    let mut another = pod(9, &["gone"]);
+    another["metadata"]["uid"] = json!("v");
+    for stored in [None, Some(another)] {
+        let (_, _, collector) = collect(&pod(5, &["gone"]), stored).await;
+        assert!(collector.graph.lock().get("u").is_none(), "its owner does not wait for it");
+    }
 }
 
 #[tokio::test]

@@ -28,7 +28,7 @@ fn pod(name: &str, flags: &[&str]) -> Arc<PodInfo> {
 }
 
 /// Lines: `set NAME flags`, `remove NAME`, `pop`, `full NAME` (no node: Insufficient), `stuck NAME` (only a new node can
-/// help), `error NAME`, `done NAME`, `retry NAME`, `gone` (a pod left a node), `labels` (a node's labels changed), `wait MS`, `flush`, `restart`, `counts`.
+/// help), `error NAME`, `done NAME`, `lost NAME` (was it deleted in flight?), `retry NAME`, `gone` (a pod left a node), `labels` (a node's labels changed), `wait MS`, `flush`, `restart`, `counts`.
 fn run(script: &str) -> String {
     let profile = Arc::new(Profile::standard("default-scheduler", SpreadDefaults::none(), Budgets::none()));
     let mut world = World { queue: Queue::new(profile), start: clock::now(), millis: 0, out: Vec::new() };
@@ -50,6 +50,7 @@ impl World {
             ["full", name] => self.queue.put_back_unschedulable(name, &["NodeResourcesFit"], now),
             ["error", name] => self.queue.put_back_after_error(name, now),
             ["done", name] => self.queue.finish(name),
+            ["lost", name] => self.out.push(self.queue.is_gone(name).to_string()),
             ["gone"] => self.queue.on_event(ClusterEvent::POD_GONE, now),
             ["labels"] => self.queue.on_event(ClusterEvent::NODE_LABELS, now),
             ["wait", millis] => self.millis += millis.parse::<u64>().expect("millis"),
@@ -66,6 +67,11 @@ impl World {
 #[track_caller]
 fn check(script: &str, want: &str) {
     assert_eq!(run(script), want, "{script}");
+}
+
+#[test]
+fn a_pod_that_is_deleted_in_flight_is_known_to_be_gone() {
+    check("set a; pop; lost a; remove a; lost a; done a; lost a", "a false true true");
 }
 
 #[test]

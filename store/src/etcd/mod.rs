@@ -21,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 
-pub use self::serve::{PeerCertificates, ServeError, serve};
+pub use self::serve::{Admit, ServeError, Tls, serve};
 use crate::limits;
 use crate::store::Store;
 

@@ -1,4 +1,7 @@
 //! The client port: accepts connections, TLS with deadlines, HTTP/1 and HTTP/2 on one listener.
+//!
+//! Always holds: over TLS, nothing is served to a client whose certificates [`Tls::admit`] does not admit. An authority
+//! signs for many who may not read the store: the nodes of a cluster have certificates of the same one.
 
 use std::io;
 use std::sync::Arc;
@@ -6,6 +9,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -31,18 +37,25 @@ pub enum ServeError {
     },
 }
 
-/// The verified certificates of the client, in every request's extensions; empty without TLS.
-#[derive(Clone, Debug, Default)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
+/// How the port speaks TLS, and whom it serves.
+#[derive(Clone)]
+pub struct Tls {
+    pub config: Arc<rustls::ServerConfig>,
+    /// Whether the client with these verified certificates, leaf first, is served.
+    pub admit: Admit,
+}
+
+/// Asked once per connection.
+pub type Admit = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
 
 /// Serves `router` on `listener` until `stop`; open requests then get a moment to end. Without `tls` in plain text.
 pub async fn serve(
     router: Router,
     listener: TcpListener,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let acceptor = tls.map(|config| TlsAcceptor::from(with_protocols(config)));
+    let acceptor = tls.map(|tls| (TlsAcceptor::from(with_protocols(tls.config)), tls.admit));
     let connections = task::Group::new("etcd-clients");
     let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
@@ -72,36 +85,45 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(router: Router, stream: TcpStream, acceptor: Option<TlsAcceptor>, stop: CancellationToken) {
+async fn connection(
+    router: Router,
+    stream: TcpStream,
+    acceptor: Option<(TlsAcceptor, Admit)>,
+    stop: CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
-    let Some(acceptor) = acceptor else {
-        return requests(router, stream, PeerCertificates::default(), stop).await;
+    let Some((acceptor, admit)) = acceptor else {
+        return requests(router, stream, stop).await;
     };
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
-            let certificates: Vec<_> = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .unwrap_or_default()
-                .iter()
-                .map(|c| c.clone().into_owned())
-                .collect();
-            requests(router, stream, PeerCertificates(certificates.into()), stop).await;
+            let admitted = admit(stream.get_ref().1.peer_certificates().unwrap_or_default());
+            let router = if admitted { router } else { refusing() };
+            requests(router, stream, stop).await;
         }
         Ok(Err(error)) => tracing::debug!(%error, "client handshake failed"),
         Err(_) => tracing::debug!("client handshake took too long"),
     }
 }
 
-async fn requests<S>(router: Router, stream: S, peer: PeerCertificates, stop: CancellationToken)
+/// Answers everything with etcd's "permission denied", in the client's language.
+fn refusing() -> Router {
+    Router::new().fallback(async |headers: HeaderMap| {
+        let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if kind.starts_with("application/grpc") {
+            return tonic::Status::permission_denied(PERMISSION_DENIED).into_http::<Body>();
+        }
+        (StatusCode::FORBIDDEN, PERMISSION_DENIED).into_response()
+    })
+}
+
+const PERMISSION_DENIED: &str = "etcdserver: permission denied";
+
+async fn requests<S>(router: Router, stream: S, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        request.map(Body::new)
-    });
+    let service = router.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEADERS);
     builder
