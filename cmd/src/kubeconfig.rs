@@ -26,9 +26,9 @@ pub struct KubeconfigArgs {
     /// User name of the client certificate
     #[arg(long, default_value = "pintle-admin")]
     user: String,
-    /// Groups of the client certificate; system:masters may do everything
-    #[arg(long = "group", default_value = "system:masters")]
-    groups: Vec<String>,
+    /// Group of the client certificate; system:masters may do everything
+    #[arg(long, default_value = "system:masters")]
+    group: String,
     /// Seconds the client certificate is valid
     #[arg(long, default_value_t = 365 * 24 * 3600, value_name = "SECONDS")]
     ttl: u64,
@@ -38,8 +38,7 @@ pub fn run(args: KubeconfigArgs) -> Result<()> {
     let layout = Layout::of(&args.name)?;
     let mut state = layout.existing()?;
     let authority = Authority::load(&layout.pki())?;
-    let groups: Vec<&str> = args.groups.iter().map(String::as_str).collect();
-    let subject = Subject { common_name: &args.user, organizations: &groups, names: &[] };
+    let subject = Subject { common_name: &args.user, organizations: &[&args.group], names: &[] };
     let leaf = authority.issue_for(&subject, Duration::from_secs(args.ttl))?;
     let (context, server) = (state.context(), format!("https://{}", state.balancer));
     let access = Access { context: &context, server: &server, authority: &authority.certificate, leaf: &leaf };

@@ -105,6 +105,10 @@ impl Authority {
     pub fn issue_for(&self, subject: &Subject<'_>, lifetime: Duration) -> Result<Leaf> {
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key).context("read ca.key")?)
             .context("read ca.crt")?;
+        if subject.organizations.len() > 1 {
+            // The library keeps one value per attribute: a second group would replace the first without a word.
+            bail!("a certificate names one group, not {}", subject.organizations.len());
+        }
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = name(subject.common_name, subject.organizations);
@@ -286,10 +290,12 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let authority = Authority::load_or_create(directory.path(), "test").expect("create");
         let leaf = authority
-            .issue(&Subject { common_name: "x", organizations: &["system:nodes", "b"], names: &[] })
+            .issue(&Subject { common_name: "x", organizations: &["system:nodes"], names: &[] })
             .expect("issue");
         let certificate = certificates(&leaf.certificate).expect("PEM").remove(0);
-        assert_eq!(organizations(&certificate), ["system:nodes", "b"]);
+        assert_eq!(organizations(&certificate), ["system:nodes"]);
+        let two = Subject { common_name: "x", organizations: &["a", "b"], names: &[] };
+        assert!(authority.issue(&two).is_err(), "a group is never dropped in silence");
         assert!(organizations(&CertificateDer::from(vec![0x30, 3, 2])).is_empty());
     }
 

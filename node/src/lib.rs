@@ -23,6 +23,10 @@ pub mod runtime;
 pub mod streams;
 pub mod volumes;
 
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +69,7 @@ pub async fn run(options: AgentOptions, group: &Group) -> Result<(), AgentError>
 
 async fn run_on(options: AgentOptions, chosen: Chosen, group: &Group) -> Result<(), AgentError> {
     let options = Arc::new(options);
-    std::fs::create_dir_all(&options.data_dir)
+    make_data_dir(&options.data_dir)
         .map_err(|source| AgentError::DataDir { path: options.data_dir.clone(), source })?;
     let token = group.token();
     let identity = tokio::select! {
@@ -80,6 +84,25 @@ async fn run_on(options: AgentOptions, chosen: Chosen, group: &Group) -> Result<
     }
     token.cancelled().await;
     Ok(())
+}
+
+/// Makes the data directory, for its owner only: pods' files are below it with modes that suit the users of containers.
+/// The runtime binds them as root; inside a container nobody passes through here.
+fn make_data_dir(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?; // not ours: its mode is not, either
+    }
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let found = fs::metadata(path)?;
+    if found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    // A sticky directory (/tmp) is shared on purpose: closing it would break the machine.
+    if found.uid() != nix::unistd::Uid::effective().as_raw() || found.mode() & 0o1000 != 0 {
+        tracing::warn!(path = %path.display(), "others may look into the data directory, which is not only this agent's");
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Servers may come up after the agent: what can pass by itself is tried again.
@@ -100,4 +123,34 @@ fn connect(options: &AgentOptions, identity: &Identity, group: &Group) -> Result
     let mut settings = client_remote::Options::new(endpoints, identity.client_config().map_err(AgentError::Join)?);
     settings.server_name.clone_from(&options.server_name);
     Connection::start(settings, group).map_err(AgentError::Connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_directory_is_its_owners_alone() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o7777;
+        let path = dir.path().join("parent/data");
+        make_data_dir(&path).expect("made");
+        assert_eq!(mode(&path), 0o700);
+        fs::create_dir(dir.path().join("other")).expect("mkdir");
+        let (parent, other) = (dir.path().join("parent"), dir.path().join("other"));
+        assert_eq!(mode(&parent), mode(&other), "the parent is not ours");
+        fs::create_dir(path.join("pods")).expect("mkdir");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("as an earlier agent made it");
+        make_data_dir(&path).expect("tightened");
+        assert_eq!(mode(&path), 0o700);
+        assert!(path.join("pods").is_dir(), "what is below stays");
+    }
+
+    #[test]
+    fn a_directory_shared_on_purpose_stays_open() {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).expect("as /tmp");
+        make_data_dir(dir.path()).expect("used");
+        assert_eq!(fs::metadata(dir.path()).expect("there").mode() & 0o7777, 0o1777);
+    }
 }

@@ -26,6 +26,9 @@ pub const RUNTIME_SANDBOX_CALL: Duration = Duration::from_secs(120);
 pub const IMAGE_PULL: Duration = Duration::from_secs(600);
 /// How often all containers are listed to notice what happened without us. Upstream's period.
 pub const RELIST: Duration = Duration::from_secs(1);
+/// How often a container runtime that stays silent is told of: often enough to be the last thing in a log somebody looks
+/// at, rare enough to leave the rest of it there.
+pub const SILENCE_TOLD: Duration = Duration::from_secs(60);
 /// A pod worker looks at its pod at least this often, whatever happens.
 pub const RESYNC: Duration = Duration::from_secs(60);
 /// Crash-loop and image-pull backoff.
@@ -56,6 +59,9 @@ pub const REFERENCE_WAIT: Duration = Duration::from_secs(2);
 pub const REFERENCE_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of one projected volume; ConfigMap and Secret are bounded at 1 MiB each by the API server.
 pub const PROJECTED_BYTES: usize = 16 << 20;
+/// Size of the file system in memory that holds a volume with secrets: while files are swapped two generations of
+/// [`PROJECTED_BYTES`] are there, each file rounded up to pages. Only what is written is used.
+pub const SECRET_VOLUME_BYTES: usize = 4 * PROJECTED_BYTES;
 /// Log, exec and port-forward streams one agent serves at once.
 pub const STREAMS: usize = 256;
 /// Frames in flight per direction of such a stream.

@@ -36,6 +36,27 @@ impl Running {
     }
 }
 
+/// When a runtime's silence is worth a line in the log.
+#[derive(Debug, Default)]
+struct Silence {
+    /// None while it answers.
+    told: Option<clock::Instant>,
+}
+
+impl Silence {
+    /// True when the silence begins and ends, and once per [`limits::SILENCE_TOLD`] while it lasts.
+    fn is_news(&mut self, answers: bool, now: clock::Instant) -> bool {
+        if answers {
+            return self.told.take().is_some();
+        }
+        let due = self.told.is_none_or(|told| now.duration_since(told) >= limits::SILENCE_TOLD);
+        if due {
+            self.told = Some(now);
+        }
+        due
+    }
+}
+
 /// See the module's text.
 pub struct Dispatch {
     context: Arc<Context>,
@@ -49,6 +70,7 @@ pub struct Dispatch {
     finished: BTreeSet<String>,
     /// What the runtime showed of each pod last time.
     shown: BTreeMap<String, u64>,
+    silence: Silence,
 }
 
 impl Dispatch {
@@ -64,6 +86,7 @@ impl Dispatch {
             ends,
             finished: BTreeSet::new(),
             shown: BTreeMap::new(),
+            silence: Silence::default(),
         }
     }
 
@@ -87,11 +110,25 @@ impl Dispatch {
                     self.finished.insert(uid);
                 }
                 _ = relist.tick() => {
-                    if let Err(error) = self.relist().await {
-                        tracing::warn!(error = %Chain(&error), "container runtime does not answer");
-                    }
+                    let looked = self.relist().await;
+                    self.tell(&looked);
                 }
             }
+        }
+    }
+
+    fn tell(&mut self, looked: &Result<(), RuntimeError>) {
+        if !self.silence.is_news(looked.is_ok(), clock::now()) {
+            return;
+        }
+        let socket = self.context.runtime.endpoint();
+        match looked {
+            Ok(()) => tracing::info!(socket, "container runtime answers again"),
+            Err(error) => tracing::warn!(
+                error = %Chain(error),
+                socket,
+                "container runtime does not answer, will retry: is the socket's path right, and what says `systemctl status containerd`?"
+            ),
         }
     }
 
@@ -172,14 +209,17 @@ impl Dispatch {
 
     /// Compares what the runtime runs with the last time and wakes the workers concerned.
     async fn relist(&mut self) -> Result<(), RuntimeError> {
+        let confirmed = self.pods.is_ready();
         let sandboxes = self.context.runtime.sandboxes(None).await?;
         let containers = self.context.runtime.containers(None).await?;
+        // The list may have come, or grown, since workers were given out: a pod that it names is none to end.
+        let listed: BTreeSet<String> = self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
         let mut shown: BTreeMap<String, DefaultHasher> = BTreeMap::new();
         let mut orphans: BTreeMap<String, Pod> = BTreeMap::new();
         for sandbox in &sandboxes {
             let Some(uid) = sandbox.labels.get(label::POD_UID) else { continue };
             (&sandbox.id, sandbox.state).hash(shown.entry(uid.clone()).or_default());
-            if self.pods.is_ready() && !self.workers.contains_key(uid) {
+            if confirmed && !self.workers.contains_key(uid) && !listed.contains(uid) {
                 orphans.entry(uid.clone()).or_insert_with(|| orphan(sandbox));
             }
         }

@@ -129,12 +129,7 @@ async fn try_ask(probe: &Probe, target: &Target, timeout: Duration) -> Result<()
     if let Some(tcp) = &probe.tcp_socket {
         let port = port(&tcp.port, &target.container).ok_or("port not found in the container")?;
         let host = tcp.host.as_deref().filter(|host| !host.is_empty()).unwrap_or(&target.ip);
-        let connect = clock::timeout(timeout, TcpStream::connect((host, port))).await;
-        return match connect {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: connect: {error}")),
-            Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
-        };
+        return tcp_probe(host, port, timeout).await;
     }
     if let Some(grpc) = &probe.grpc {
         let port = u16::try_from(grpc.port).map_err(|_| "port out of range")?;
@@ -158,6 +153,14 @@ async fn exec_probe(command: &[String], target: &Target, timeout: Duration) -> R
         }
         Err(RuntimeError::Deadline { .. }) => Err(format!("command {command:?} timed out")),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn tcp_probe(host: &str, port: u16, timeout: Duration) -> Result<(), String> {
+    match clock::timeout(timeout, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("dial tcp {host}:{port}: connect: {error}")),
+        Err(_) => Err(format!("dial tcp {host}:{port}: i/o timeout")),
     }
 }
 
@@ -382,6 +385,17 @@ mod tests {
             (of("http"), of("81"), of("x"), port(&IntOrString::Int(70_000), &container)),
             (Some(8080), Some(81), None, None)
         );
+    }
+
+    #[tokio::test]
+    async fn a_port_that_listens_is_alive() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let limit = Duration::from_secs(10);
+        assert_eq!(tcp_probe("127.0.0.1", port, limit).await, Ok(()), "nothing needs to be said");
+        drop(listener);
+        let text = tcp_probe("127.0.0.1", port, limit).await.expect_err("refused");
+        assert!(text.starts_with(&format!("dial tcp 127.0.0.1:{port}: connect: ")), "{text}");
     }
 
     async fn server(answers: Vec<&'static str>) -> u16 {

@@ -20,7 +20,7 @@ use super::references::{Loaded, Part};
 use super::seen::{SandboxSeen, Seen};
 use super::{Context, resources};
 use crate::volumes::payload::Known;
-use crate::volumes::{self, PodDirs};
+use crate::volumes::{self, PodDirs, Stage};
 
 /// Age of references when a pod starts: fresh enough for what was applied together with it.
 const START_AGE: Duration = Duration::from_secs(2);
@@ -38,10 +38,14 @@ fn around(context: &Context, sandbox: Option<&SandboxSeen>, pod: &Pod) -> Surrou
 }
 
 /// Makes all volumes of the pod ready, or brings its projected files up to date.
-pub async fn volumes(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, age: Duration) -> Result<(), String> {
+pub async fn volumes(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, stage: Stage) -> Result<(), String> {
     if !context.runtime.is_real() {
         return Ok(()); // nobody would read them
     }
+    let age = match stage {
+        Stage::Start => START_AGE,
+        Stage::Refresh => crate::limits::REFERENCE_AGE,
+    };
     let loaded = context.references.load(pod, Part::Volumes, age).await.map_err(|error| Chain(&error).to_string())?;
     let tokens = context.tokens.of(pod).await.map_err(|error| Chain(&error).to_string())?;
     let around = around(context, None, pod);
@@ -51,7 +55,7 @@ pub async fn volumes(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, age: Dur
         for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
             let payload = volumes::payload::payload(&pod, volume, &known)
                 .map_err(|error| format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name))?;
-            volumes::set_up(&dirs, &pod, volume, payload.as_ref()).map_err(|error| Chain(&error).to_string())?;
+            volumes::set_up(&dirs, &pod, volume, payload.as_ref(), stage).map_err(|error| Chain(&error).to_string())?;
         }
         Ok(())
     };
@@ -60,7 +64,7 @@ pub async fn volumes(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, age: Dur
 
 /// Volumes first, then the sandbox.
 pub async fn sandbox(context: &Context, pod: &Arc<Pod>, dirs: &PodDirs, attempt: u32) -> Result<(), Trouble> {
-    if let Err(text) = volumes(context, pod, dirs, START_AGE).await {
+    if let Err(text) = volumes(context, pod, dirs, Stage::Start).await {
         context.recorder.warning(reference(pod.as_ref()), "FailedMount", text.clone());
         return Err(("ContainerCreating", text));
     }

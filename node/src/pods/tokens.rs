@@ -181,3 +181,97 @@ impl Tokens {
         Ok((token, Duration::from_secs(u64::try_from(seconds.max(60)).unwrap_or(60))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Full;
+    use serde_json::json;
+
+    use super::*;
+
+    /// How long the tokens of the server hold, in seconds.
+    const LIFE: i64 = 1000;
+
+    /// A server that gives `good` tokens and then fails, and how often it was asked.
+    fn server(good: u64) -> (kube::Client, Arc<AtomicU64>) {
+        let asked = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&asked);
+        let service = tower::service_fn(move |_: Request<kube::client::Body>| {
+            let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+            let expires = jiff::Timestamp::from_second(clock::unix_seconds() + LIFE).expect("time").to_string();
+            let (code, body) = if number <= good {
+                let status = json!({ "token": format!("token-{number}"), "expirationTimestamp": expires });
+                (201_u16, json!({ "metadata": {}, "spec": { "audiences": [] }, "status": status }))
+            } else {
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure" });
+                (500, status)
+            };
+            let answer = Response::builder().status(code).header("Content-Type", "application/json");
+            let answer = answer.body(Full::new(Bytes::from(body.to_string()))).expect("response");
+            std::future::ready(Ok::<_, Infallible>(answer))
+        });
+        (kube::Client::new(service, "default"), asked)
+    }
+
+    fn pod() -> Pod {
+        let token = json!({ "path": "token", "expirationSeconds": LIFE });
+        let volume = json!({ "name": "t", "projected": { "sources": [{ "serviceAccountToken": token }] } });
+        let metadata = json!({ "name": "p", "namespace": "ns", "uid": "u" });
+        serde_json::from_value(json!({ "metadata": metadata, "spec": { "containers": [], "volumes": [volume] } }))
+            .expect("pod")
+    }
+
+    async fn token(tokens: &Tokens) -> Option<String> {
+        tokens.of(&pod()).await.ok().and_then(|tokens| tokens.into_values().next())
+    }
+
+    fn now() -> u64 {
+        u64::try_from(clock::unix_seconds()).expect("after 1970")
+    }
+
+    /// A token whose times are these many seconds from now.
+    fn old(renew: i64, expires: i64) -> Vec<SavedToken> {
+        let at = |seconds: i64| now().saturating_add_signed(seconds);
+        let (renew_at, expires) = (at(renew), at(expires));
+        let (pod_uid, audience, token) = ("u".to_owned(), String::new(), "old".to_owned());
+        vec![SavedToken { pod_uid, audience, seconds: LIFE, token, renew_at, expires }]
+    }
+
+    #[tokio::test]
+    async fn a_token_is_used_for_four_fifths_of_its_life() {
+        let (client, asked) = server(2);
+        let tokens = Tokens::new(client);
+        assert_eq!(token(&tokens).await.as_deref(), Some("token-1"));
+        assert_eq!(token(&tokens).await.as_deref(), Some("token-1"));
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "it is not asked for again");
+        let saved = tokens.saved(&[Arc::new(pod())]);
+        // Some seconds for a machine that is slow to come here.
+        let (renewal, end) = (saved[0].renew_at.saturating_sub(now()), saved[0].expires.saturating_sub(now()));
+        assert!((770..=801).contains(&renewal) && (970..=1001).contains(&end), "{renewal} {end}");
+    }
+
+    #[tokio::test]
+    async fn a_token_is_renewed_when_it_is_time() {
+        let (client, asked) = server(1);
+        let tokens = Tokens::new(client);
+        tokens.restore(old(-1, 200));
+        assert_eq!(token(&tokens).await.as_deref(), Some("token-1"));
+        assert_eq!((token(&tokens).await.as_deref(), asked.load(Ordering::SeqCst)), (Some("token-1"), 1));
+    }
+
+    #[tokio::test]
+    async fn an_old_token_is_good_until_it_expires() {
+        let (client, asked) = server(0);
+        let tokens = Tokens::new(client.clone());
+        tokens.restore(old(-1, 200));
+        assert_eq!((token(&tokens).await.as_deref(), asked.load(Ordering::SeqCst)), (Some("old"), 1));
+        let tokens = Tokens::new(client);
+        tokens.restore(old(-300, -100));
+        assert_eq!(token(&tokens).await, None);
+    }
+}

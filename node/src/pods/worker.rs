@@ -27,7 +27,7 @@ use super::{Context, Wanted, cgroups, resources, start, status, stop};
 use crate::limits;
 use crate::runtime::RuntimeError;
 use crate::streams::logs;
-use crate::volumes::PodDirs;
+use crate::volumes::{PodDirs, Stage};
 
 /// First delay after a failed start that is not about an image: most causes are races that are over in a moment.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -326,7 +326,7 @@ impl Worker {
         }
         if self.refreshed.elapsed() >= limits::RESYNC && !plan::is_over(pod) {
             self.refreshed = clock::now();
-            if let Err(text) = start::volumes(&self.context, pod, &self.dirs, limits::REFERENCE_AGE).await {
+            if let Err(text) = start::volumes(&self.context, pod, &self.dirs, Stage::Refresh).await {
                 tracing::warn!(pod = %self.id.name, namespace = %self.id.namespace, error = %text, "volumes not brought up to date");
             }
         }

@@ -21,6 +21,7 @@ use crate::limits;
 /// containerd, CRI-O or anything else that serves CRI v1. Cheap to clone.
 #[derive(Clone)]
 pub struct CriRuntime {
+    socket: PathBuf,
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
 }
@@ -28,15 +29,16 @@ pub struct CriRuntime {
 impl CriRuntime {
     /// Does not connect yet; must be called inside a tokio runtime.
     pub fn new(socket: &Path) -> Self {
-        let socket = socket.to_path_buf();
+        let place = socket.to_path_buf();
         let connector = tower::service_fn(move |_: http::Uri| {
-            let socket = socket.clone();
+            let socket = place.clone();
             async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         // The address is only a name here: the connector above decides where bytes go.
         let channel = Endpoint::from_static("http://runtime.local").connect_with_connector_lazy(connector);
         let limit = limits::RUNTIME_MESSAGE;
         Self {
+            socket: socket.to_path_buf(),
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(limit),
             images: ImageServiceClient::new(channel).max_decoding_message_size(limit),
         }
@@ -97,6 +99,10 @@ impl Runtime for CriRuntime {
 
     fn is_real(&self) -> bool {
         true
+    }
+
+    fn endpoint(&self) -> String {
+        self.socket.display().to_string()
     }
 
     async fn conditions(&self) -> Result<Vec<api::RuntimeCondition>, RuntimeError> {

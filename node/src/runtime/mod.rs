@@ -93,6 +93,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn version(&self) -> Result<String, RuntimeError>;
     /// Whether there are real containers, networks and files behind the answers.
     fn is_real(&self) -> bool;
+    /// Where it is, for people who look for it.
+    fn endpoint(&self) -> String;
     async fn conditions(&self) -> Result<Vec<cri_api::RuntimeCondition>, RuntimeError>;
 
     async fn run_sandbox(&self, config: cri_api::PodSandboxConfig) -> Result<String, RuntimeError>;

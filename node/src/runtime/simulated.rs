@@ -121,6 +121,10 @@ impl Runtime for SimulatedRuntime {
         false
     }
 
+    fn endpoint(&self) -> String {
+        "this process".to_owned()
+    }
+
     async fn conditions(&self) -> Result<Vec<api::RuntimeCondition>, RuntimeError> {
         let condition =
             |kind: &str| api::RuntimeCondition { r#type: kind.to_owned(), status: true, ..Default::default() };

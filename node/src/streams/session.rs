@@ -170,8 +170,7 @@ impl Sessions {
         let name = Self::container_name(pod, asked)?;
         let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
         let instances = self.instances(pod, &name).await?;
-        let chosen = instances.get(usize::from(wish.previous && !instances.is_empty()));
-        let Some(chosen) = chosen else {
+        let Some(chosen) = meant(pod, &name, &instances, wish.previous) else {
             let text = if wish.previous {
                 format!("previous terminated container \"{name}\" in pod \"{pod_name}\" not found")
             } else {
@@ -344,6 +343,27 @@ impl Sessions {
     }
 }
 
+/// The instance of container `name` whose log is asked for. `instances` are those that are there, newest first.
+///
+/// The previous one is, as upstream, what the pod's status calls the last state: in a crash loop the newest one. Where that
+/// names none that is here, the status is behind: the last one known to have ended before the newest is taken.
+fn meant<'a>(pod: &Pod, name: &str, instances: &'a [ContainerSeen], previous: bool) -> Option<&'a ContainerSeen> {
+    let (newest, earlier) = instances.split_first()?;
+    if !previous {
+        return Some(newest);
+    }
+    let status = pod.status.as_ref();
+    let apps = status.and_then(|status| status.container_statuses.as_ref());
+    let inits = status.and_then(|status| status.init_container_statuses.as_ref());
+    let told = apps.into_iter().chain(inits).flatten().find(|status| status.name == name);
+    let last = told.and_then(|status| status.last_state.as_ref()?.terminated.as_ref()?.container_id.as_deref());
+    let last = last.and_then(|id| id.split_once("://")).map(|(_, id)| id);
+    instances
+        .iter()
+        .find(|instance| Some(instance.id.as_str()) == last)
+        .or_else(|| earlier.iter().find(|instance| instance.exited()))
+}
+
 /// Reads the server's side of a stream to its end.
 async fn drain(answers: &mut tonic::Streaming<Frame>) {
     while let Ok(Some(_)) = answers.message().await {}
@@ -354,4 +374,53 @@ async fn drain(answers: &mut tonic::Streaming<Frame>) {
 async fn finish(out: mpsc::Sender<Frame>, mut answers: tonic::Streaming<Frame>) {
     drop(out);
     drain(&mut answers).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pods::seen::State;
+
+    /// Which of these instances (`+` runs, `-` has ended; newest first) is meant under this status.
+    #[track_caller]
+    fn check(status: Value, instances: &str, want: [Option<&str>; 2]) {
+        let status = json!({ "status": { "containerStatuses": [{ "name": "a" }, status] } });
+        let pod: Pod = serde_json::from_value(status).expect("pod");
+        let instances: Vec<ContainerSeen> = instances
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(|word| ContainerSeen {
+                id: word[1..].to_owned(),
+                name: "main".to_owned(),
+                state: if word.starts_with('+') { State::Running } else { State::Exited },
+                ..ContainerSeen::default()
+            })
+            .collect();
+        let of = |previous| meant(&pod, "main", &instances, previous).map(|instance| instance.id.as_str());
+        assert_eq!([of(false), of(true)], want);
+    }
+
+    fn last(id: &str) -> Value {
+        json!({ "name": "main", "lastState": { "terminated": { "exitCode": 1, "containerID": format!("containerd://{id}") } } })
+    }
+
+    #[test]
+    fn the_previous_log_is_of_what_the_status_calls_the_last_state() {
+        check(last("c2"), "-c2 -c1", [Some("c2"), Some("c2")]); // a crash loop waits
+        check(last("c2"), "-c2", [Some("c2"), Some("c2")]);
+        check(last("c1"), "-c2 -c1", [Some("c2"), Some("c1")]); // the newest is the current state
+        check(last("c1"), "+c2 -c1", [Some("c2"), Some("c1")]);
+    }
+
+    #[test]
+    fn without_a_last_state_only_an_earlier_instance_is_previous() {
+        let none = || json!({ "name": "main" });
+        check(none(), "", [None, None]);
+        check(none(), "+c1", [Some("c1"), None]);
+        check(none(), "-c1", [Some("c1"), None]);
+        check(none(), "+c2 -c1", [Some("c2"), Some("c1")]);
+        check(last("gone"), "+c3 -c2", [Some("c3"), Some("c2")]);
+    }
 }

@@ -1,9 +1,10 @@
 //! Volumes of pods on this machine: made before containers start, kept up to date, taken away with the pod.
 //!
-//! [`payload`] decides which files a projected volume holds, [`atomic`] swaps them in at once, [`subpath`] opens paths
-//! inside a volume without being led out of it.
+//! [`payload`] decides which files a projected volume holds, [`memory`] keeps those of secrets off the disk, [`atomic`]
+//! swaps them in at once, [`subpath`] opens paths inside a volume without being led out of it.
 
 mod atomic;
+mod memory;
 pub mod payload;
 mod subpath;
 
@@ -14,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use pintle_api::quantity::Quantity;
 use pintle_proto::cri_v1::MountPropagation;
@@ -52,6 +54,15 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+}
+
+/// When volumes are made ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The pod has no sandbox: nothing has its volumes bound.
+    Start,
+    /// Containers may have bound what is there.
+    Refresh,
 }
 
 /// Directories of one pod below the agent's data directory.
@@ -115,8 +126,27 @@ impl PodDirs {
     }
 }
 
-/// Detaches every mount below `root`, the deepest first.
+/// Unmounts everything below `root`.
+///
+/// # Errors
+/// Also if something stays mounted: what is behind it may be somebody else's, and must not be removed with the directory.
 fn unmount_below(root: &Path) -> io::Result<()> {
+    // The kernel's table has no symbolic links in its paths.
+    let root = match fs::canonicalize(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for target in mounts_below(&root)? {
+        unmount(&target)?;
+    }
+    match mounts_below(&root)?.first() {
+        None => Ok(()),
+        Some(target) => Err(io::Error::other(format!("{} is still mounted", target.display()))),
+    }
+}
+
+/// Mount points at and below `root`, the deepest first.
+fn mounts_below(root: &Path) -> io::Result<Vec<PathBuf>> {
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     let mut targets: Vec<PathBuf> = table
         .lines()
@@ -125,10 +155,20 @@ fn unmount_below(root: &Path) -> io::Result<()> {
         .filter(|path| path.starts_with(root))
         .collect();
     targets.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    for target in targets {
-        umount2(&target, MntFlags::MNT_DETACH)?;
+    Ok(targets)
+}
+
+/// Unmounts `target`; one in use is detached, and goes with its last user.
+fn unmount(target: &Path) -> io::Result<()> {
+    let result = match umount2(target, MntFlags::empty()) {
+        Err(Errno::EBUSY) => umount2(target, MntFlags::MNT_DETACH),
+        other => other,
+    };
+    match result {
+        // Gone since the table was read.
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 fn failed(volume: &str, what: impl Into<String>) -> impl FnOnce(io::Error) -> VolumeError {
@@ -145,13 +185,23 @@ pub fn is_projected(volume: &Volume) -> bool {
 }
 
 /// Makes a volume ready. `payload` is given for projected ones.
-pub fn set_up(dirs: &PodDirs, pod: &Pod, volume: &Volume, payload: Option<&Payload>) -> Result<(), VolumeError> {
+pub fn set_up(
+    dirs: &PodDirs,
+    pod: &Pod,
+    volume: &Volume,
+    payload: Option<&Payload>,
+    stage: Stage,
+) -> Result<(), VolumeError> {
     let target = dirs.volume(&volume.name);
     let group =
         pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).and_then(|security| security.fs_group);
     let group = group.and_then(|group| u32::try_from(group).ok());
     if let Some(payload) = payload {
-        fs::create_dir_all(&target).map_err(failed(&volume.name, "make directory"))?;
+        if memory::is_secret(volume) {
+            memory::ensure(&target, stage).map_err(failed(&volume.name, "make directory in memory"))?;
+        } else {
+            fs::create_dir_all(&target).map_err(failed(&volume.name, "make directory"))?;
+        }
         return atomic::write(&target, payload, group).map_err(failed(&volume.name, "write files"));
     }
     if let Some(source) = &volume.empty_dir {
@@ -327,11 +377,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let dirs = PodDirs::new(dir.path(), "u1").expect("plain");
         let volume: Volume = serde_json::from_value(json!({ "name": "v", "emptyDir": {} })).expect("volume");
-        set_up(&dirs, &Pod::default(), &volume, None).expect("made");
+        set_up(&dirs, &Pod::default(), &volume, None, Stage::Start).expect("made");
         let path = dirs.volume("v");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o777);
         fs::write(path.join("kept"), "x").expect("write");
-        set_up(&dirs, &Pod::default(), &volume, None).expect("again");
+        set_up(&dirs, &Pod::default(), &volume, None, Stage::Start).expect("again");
         assert!(path.join("kept").exists());
         dirs.remove().expect("removed");
         assert!(!path.exists());

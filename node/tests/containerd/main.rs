@@ -114,6 +114,8 @@ async fn commands_and_ports_reach_a_container(world: &World) {
     assert_eq!(status["details"]["causes"][0], json!({ "reason": "ExitCode", "message": "7" }));
     let (out, ..) = exec(&["sh", "-c", "cat /token/token; grep -c tmpfs.*/memory /proc/mounts; env"], quiet, "").await;
     assert!(out.starts_with("a-token") && out.contains("KUBERNETES_SERVICE_HOST=10.96.0.1"), "{out}");
+    let (out, ..) = exec(&["grep", "-c", "^tmpfs /token tmpfs ro", "/proc/mounts"], quiet, "").await;
+    assert_eq!(out.trim(), "1", "tokens are in memory");
     let (out, ..) = exec(&["cat", "/etc/hosts", "/etc/resolv.conf"], quiet, "").await;
     assert!(out.contains("web.web.ns.svc.cluster.local") && out.contains("nameserver 10.96.0.10"), "{out}");
     let (out, ..) = exec(&["cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"], quiet, "").await;

@@ -48,6 +48,13 @@ fn client(deletions: mpsc::UnboundedSender<Deletion>) -> kube::Client {
 impl World {
     /// An agent on `runtime`, whose node has one CPU.
     fn new(runtime: Arc<SimulatedRuntime>) -> Self {
+        let (world, dispatch) = Self::idle(runtime);
+        world.group.spawn_until_stopped("pods", dispatch.run());
+        world
+    }
+
+    /// The same, its dispatcher left to the test.
+    fn idle(runtime: Arc<SimulatedRuntime>) -> (Self, Dispatch) {
         runtime.set_pod_cidr("10.244.1.0/24");
         let (sender, deletions) = mpsc::unbounded_channel();
         let (client, group, pods) = (client(sender), Group::new("agent"), SharedReflector::detached());
@@ -70,8 +77,7 @@ impl World {
         let shown = Arc::clone(&runtime) as Arc<dyn Runtime>;
         let context = Context::new(client, statuses, recorder, services, shown, place);
         let dispatch = Dispatch::new(Arc::new(context), pods.clone(), group.clone());
-        group.spawn_until_stopped("pods", dispatch.run());
-        Self { runtime, pods, deletions, group }
+        (Self { runtime, pods, deletions, group }, dispatch)
     }
 
     async fn stop(self) {
@@ -110,6 +116,10 @@ fn pod(name: &str, cpu: &str) -> Pod {
     let container = json!({ "name": "main", "image": "x", "resources": { "requests": { "cpu": cpu } } });
     let metadata = json!({ "name": name, "namespace": "ns", "uid": name, "resourceVersion": "1" });
     serde_json::from_value(json!({ "metadata": metadata, "spec": { "containers": [container] } })).expect("pod")
+}
+
+fn sandbox_of(uid: &str) -> PodSandboxConfig {
+    PodSandboxConfig { labels: [(label::POD_UID.to_owned(), uid.to_owned())].into(), ..Default::default() }
 }
 
 fn ending(name: &str, cpu: &str) -> Pod {
@@ -161,9 +171,7 @@ async fn a_checkpoint_keeps_pods_running_and_ends_none() {
 
     // The checkpoint is older than b, and knows that c is to end.
     let world = World::new(Arc::clone(&runtime));
-    let stranger =
-        PodSandboxConfig { labels: [(label::POD_UID.to_owned(), "s".to_owned())].into(), ..Default::default() };
-    runtime.run_sandbox(stranger).await.expect("sandbox");
+    runtime.run_sandbox(sandbox_of("s")).await.expect("sandbox");
     world.pods.seed(vec![pod("a", "100m"), ending("c", "100m")]);
     let again = world.until_running("a").await;
     assert_ne!(again, a[0], "it crashed");
@@ -186,4 +194,31 @@ async fn a_server_that_answers_in_time_comes_before_the_checkpoint() {
     world.until_running("b").await;
     assert!(world.runtime.sandboxes(Some("gone")).await.expect("list").is_empty());
     world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_list_is_no_orphan_while_it_has_no_worker_yet() {
+    let runtime: Arc<SimulatedRuntime> = Arc::default();
+    let (world, mut dispatch) = World::idle(Arc::clone(&runtime));
+    for uid in ["a", "stranger"] {
+        runtime.run_sandbox(sandbox_of(uid)).await.expect("sandbox");
+    }
+    // The first complete list arrives after the last round of giving out workers, and the runtime is looked at first.
+    world.pods.replace(vec![pod("a", "1")]);
+    dispatch.relist().await.expect("answers");
+    assert_eq!(dispatch.workers.keys().collect::<Vec<_>>(), ["stranger"]);
+    dispatch.reconcile();
+    assert!(!dispatch.workers["a"].wanted.borrow().gone);
+    world.until_running("a").await;
+    world.stop().await;
+}
+
+#[test]
+fn a_silent_runtime_is_told_of_at_first_then_once_a_minute_and_when_it_answers() {
+    let (mut silence, start) = (Silence::default(), clock::now());
+    let mut told = |second: u64, answers: bool| silence.is_news(answers, start + Duration::from_secs(second));
+    assert!(!told(0, true), "nothing has changed");
+    let lines: Vec<u64> = (1..=130).filter(|second| told(*second, false)).collect();
+    assert_eq!(lines, [1, 61, 121]);
+    assert!(told(131, true) && !told(132, true) && told(133, false));
 }
