@@ -22,6 +22,9 @@ use live::{CLUSTER_ROLE_BINDINGS, CLUSTER_ROLES, Live, ROLE_BINDINGS, ROLES};
 use rbac::Index;
 use rules::{Action, Rule};
 
+/// Open to everybody whatever the rules say, as upstream's `--authorization-always-allow-paths` has it.
+const ALWAYS_ALLOWED: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+
 /// Group of the servers' own certificates; they speak for users they have authenticated.
 pub const SERVERS: &str = "system:pintle:servers";
 
@@ -99,6 +102,10 @@ pub(crate) struct Verdict {
 
 impl Authorize for Authorizer {
     fn authorize(&self, user: &UserInfo, info: &RequestInfo) -> Decision {
+        // Rules come from the store: a server that cannot read it yet must be able to say so.
+        if !info.is_resource && ALWAYS_ALLOWED.contains(&info.path.as_str()) {
+            return Decision::Allow;
+        }
         match self.decide(user, &action_of(info)) {
             Verdict { allowed: true, .. } => Decision::Allow,
             Verdict { reason, .. } => Decision::Deny { reason },
@@ -188,6 +195,11 @@ mod tests {
             authorizer.authorize(&UserInfo::anonymous(), &RequestInfo::default()),
             Decision::Deny { reason: String::new() }
         );
+        let health = |path: &str| RequestInfo { verb: "get".into(), path: path.into(), ..RequestInfo::default() };
+        for (path, open) in [("/readyz", true), ("/livez", true), ("/readyz/../metrics", false), ("/metrics", false)] {
+            let decision = authorizer.authorize(&UserInfo::anonymous(), &health(path));
+            assert_eq!(decision == Decision::Allow, open, "{path} before any rule is known");
+        }
     }
 
     #[test]

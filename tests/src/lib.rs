@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use pintle_base::task::Group;
+use pintle_jepsen::writers::{self, Log};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -85,12 +87,23 @@ pub struct Cluster {
 impl Cluster {
     /// Brings up `name` with the arguments of `cluster up`, and waits until it is Ready.
     pub fn up(name: &str, arguments: &[&str]) -> Self {
+        let cluster = Self::named(name);
+        cluster.bring_up(arguments);
+        cluster
+    }
+
+    /// A name and a home, nothing that runs.
+    pub fn named(name: &str) -> Self {
         let home = tempfile::Builder::new().prefix("pintle-test-").tempdir().expect("make a home");
         // Names are part of interface names and sockets: one per process, so that tests run beside each other.
-        let cluster = Self { name: format!("{name}-{}", std::process::id() % 100_000), home };
-        let up = cluster.pintle(&[&["cluster", "up", "--wait", "80"], arguments].concat());
-        assert_eq!(up.code, 0, "cluster up: {}\n{}", up.stderr, cluster.logs());
-        cluster
+        Self { name: format!("{name}-{}", std::process::id() % 100_000), home }
+    }
+
+    /// `cluster up`, the first time or again.
+    #[track_caller]
+    pub fn bring_up(&self, arguments: &[&str]) {
+        let up = self.pintle(&[&["cluster", "up", "--wait", "80"], arguments].concat());
+        assert_eq!(up.code, 0, "cluster up: {}\n{}", up.stderr, self.logs());
     }
 
     /// A command with a deadline, in the cluster's home.
@@ -150,21 +163,41 @@ impl Cluster {
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start kubectl")
     }
 
+    /// Starts kubectl in the background; what it says can be waited for.
+    pub fn kubectl_follow(&self, arguments: &[&str]) -> Following<'_> {
+        let mut command = self.command(&tool("sid", "kubectl"));
+        Following::start(self, command.args(arguments))
+    }
+
     /// Runs etcdctl against all servers, as the cluster's administrator.
     pub fn etcdctl(&self, arguments: &[&str]) -> Ran {
+        let (certificate, key) = self.admin_files();
+        self.etcdctl_as(Some((&certificate, &key)), arguments)
+    }
+
+    /// Runs etcdctl with the certificate and key of somebody, or with none.
+    pub fn etcdctl_as(&self, identity: Option<(&Path, &Path)>, arguments: &[&str]) -> Ran {
+        ran(self.etcdctl_command(identity).args(arguments))
+    }
+
+    /// Starts etcdctl in the background as administrator.
+    pub fn etcdctl_follow(&self, arguments: &[&str]) -> Following<'_> {
+        let (certificate, key) = self.admin_files();
+        Following::start(self, self.etcdctl_command(Some((&certificate, &key))).args(arguments))
+    }
+
+    fn etcdctl_command(&self, identity: Option<(&Path, &Path)>) -> Command {
         let status = self.status();
         let clients = status["servers"].as_array().expect("servers").iter();
         let endpoints: Vec<String> =
             clients.map(|s| format!("https://{}", s["client"].as_str().expect("address"))).collect();
-        let (certificate, key) = self.admin_files();
-        ran(self
-            .command(&tool("sid", "etcdctl"))
-            .env("ETCDCTL_API", "3")
-            .arg(format!("--endpoints={}", endpoints.join(",")))
-            .arg(format!("--cacert={}", self.home.path().join(&self.name).join("pki/ca.crt").display()))
-            .arg(format!("--cert={}", certificate.display()))
-            .arg(format!("--key={}", key.display()))
-            .args(arguments))
+        let mut command = self.command(&tool("sid", "etcdctl"));
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", endpoints.join(",")));
+        command.arg(format!("--cacert={}", self.path("pki/ca.crt").display()));
+        if let Some((certificate, key)) = identity {
+            command.arg(format!("--cert={}", certificate.display())).arg(format!("--key={}", key.display()));
+        }
+        command
     }
 
     /// A file with `content` in the cluster's home.
@@ -276,6 +309,32 @@ impl Cluster {
         }
     }
 
+    /// A client of the cluster, its connection kept by `group`.
+    pub async fn client(&self, group: &Group) -> kube::Client {
+        self.as_user().client(group).await.expect("a client of the cluster")
+    }
+
+    /// Clients that create objects in `default`, `per_second` all together, each repeated until it is acknowledged.
+    ///
+    /// To be called inside a tokio runtime, not by one of its tasks.
+    pub fn write(&self, clients: u32, per_second: u32, group: &Group) -> Log {
+        let (log, handle) = (Log::default(), tokio::runtime::Handle::current());
+        for number in 0..clients {
+            let client = handle.block_on(self.client(group));
+            let period = Duration::from_secs(1) * clients / per_second;
+            writers::start(client, "default", &format!("write-{number}"), period, log.clone(), group);
+        }
+        log
+    }
+
+    /// Every process of the cluster with its pid, by name.
+    pub fn pids(&self) -> Vec<(String, i64)> {
+        let status = self.status();
+        let members = ["servers", "agents"].into_iter().flat_map(|kind| status[kind].as_array().cloned());
+        let pid = |member: &Value| Some((member["name"].as_str()?.to_owned(), member["pid"].as_i64()?));
+        members.flatten().filter_map(|member| pid(&member)).collect()
+    }
+
     /// The end of every process's log, for a failed test's report.
     pub fn logs(&self) -> String {
         let mut text = String::new();
@@ -295,6 +354,53 @@ impl Drop for Cluster {
         if down.code != 0 && !std::thread::panicking() {
             panic!("cluster down: {}", down.stderr);
         }
+    }
+}
+
+/// A command in the background. It ends with this value.
+pub struct Following<'a> {
+    cluster: &'a Cluster,
+    child: std::process::Child,
+    output: tempfile::NamedTempFile,
+}
+
+impl<'a> Following<'a> {
+    /// Starts a command that [`Cluster::command`] made; both its outputs are kept.
+    pub fn start(cluster: &'a Cluster, command: &mut Command) -> Self {
+        let output = tempfile::NamedTempFile::new_in(cluster.home.path()).expect("make a file");
+        // Both handles append, so that neither stream writes over the other.
+        let append = std::fs::OpenOptions::new().append(true).open(output.path()).expect("open the output");
+        let child = command
+            .stdout(append.try_clone().expect("share the output"))
+            .stderr(append)
+            .spawn()
+            .expect("start in the background");
+        Self { cluster, child, output }
+    }
+
+    /// Everything it has said.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.output.path()).expect("read the output")).into_owned()
+    }
+
+    /// Waits until it has said `what`.
+    #[track_caller]
+    pub fn until_says(&self, what: &str, seconds: u64) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while !self.said().contains(what) {
+            let late = Instant::now() > deadline;
+            assert!(!late, "not said within {seconds} s: {what:?}\n{}\n{}", self.said(), self.cluster.logs());
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Following<'_> {
+    fn drop(&mut self) {
+        // `timeout` hands this signal on to the command; killed itself, it would leave it behind.
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM);
+        let _ = self.child.wait();
     }
 }
 

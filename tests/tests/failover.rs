@@ -11,7 +11,6 @@ use pintle_base::clock;
 use pintle_base::task::Group;
 use pintle_client::SharedReflector;
 use pintle_client::reflector::Selection;
-use pintle_jepsen::writers::{self, Log};
 use pintle_tests::{Cluster, can_run_containers, root};
 use serde_json::Value;
 
@@ -37,7 +36,7 @@ fn a_rollout_under_load_survives_its_leader() {
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
     let _entered = runtime.enter();
     let most = most_pods(&cluster, &group);
-    let log = write(&cluster, &group);
+    let log = cluster.write(CLIENTS, WRITES_PER_SECOND, &group);
     cluster.until("clients write", 10, || (log.writes().len() > 50).then_some(()));
 
     // Two seconds per pod keep the rollout going while the leader dies.
@@ -66,29 +65,14 @@ fn a_rollout_under_load_survives_its_leader() {
         (cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "name"]).ok().lines().count() == PODS).then_some(())
     });
     let reader = Group::new("reader");
-    let lost = runtime.block_on(async { log.lost(&client(&cluster, &reader).await, NAMESPACE).await });
+    let lost = runtime.block_on(async { log.lost(&cluster.client(&reader).await, NAMESPACE).await });
     assert_eq!(lost.expect("list"), Vec::<String>::new(), "acknowledged writes");
-}
-
-async fn client(cluster: &Cluster, group: &Group) -> kube::Client {
-    cluster.as_user().client(group).await.expect("a client of the cluster")
-}
-
-/// Fifty creations a second, each repeated until it is acknowledged.
-fn write(cluster: &Cluster, group: &Group) -> Log {
-    let (log, handle) = (Log::default(), tokio::runtime::Handle::current());
-    for number in 0..CLIENTS {
-        let client = handle.block_on(client(cluster, group));
-        let period = Duration::from_secs(1) * CLIENTS / WRITES_PER_SECOND;
-        writers::start(client, NAMESPACE, &format!("write-{number}"), period, log.clone(), group);
-    }
-    log
 }
 
 /// The most pods of the example that were there at one time, those that end left out.
 fn most_pods(cluster: &Cluster, group: &Group) -> Arc<AtomicUsize> {
     let handle = tokio::runtime::Handle::current();
-    let client = handle.block_on(client(cluster, group));
+    let client = handle.block_on(cluster.client(group));
     let selection = Selection { labels: Some("app=web".to_owned()), ..Selection::all() };
     let pods: SharedReflector<Pod> = SharedReflector::start(client, selection, group);
     let (most, seen) = (Arc::new(AtomicUsize::new(0)), pods.clone());

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use pintle_tests::{Cluster, Ran, pintle, ran};
+use pintle_tests::{Cluster, Following, Ran, can_run_containers, pintle, ran};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
@@ -27,14 +27,19 @@ fn server(cluster: &Cluster, changes: &[(&str, &str)]) -> Ran {
 }
 
 fn configured(cluster: &Cluster, changes: &[(&str, &str)]) -> Ran {
+    let file = changed(cluster, changes);
+    ran(cluster.command(&pintle()).args(["server", "--config"]).arg(file))
+}
+
+/// The configuration of the first server with some settings changed.
+fn changed(cluster: &Cluster, changes: &[(&str, &str)]) -> PathBuf {
     let text = std::fs::read_to_string(cluster.path("s1/config.yaml")).expect("read the configuration");
     let line = |line: &str| {
         let change = changes.iter().rev().find(|(name, _)| line.starts_with(&format!("{name}:")));
         change.map_or(line.to_owned(), |(name, value)| format!("{name}: {value}"))
     };
     let text: Vec<String> = text.lines().map(line).collect();
-    let file = cluster.file("changed.yaml", text.join("\n").as_bytes());
-    ran(cluster.command(&pintle()).args(["server", "--config"]).arg(file))
+    cluster.file("changed.yaml", text.join("\n").as_bytes())
 }
 
 /// The command ended with an error of its own that says `what`, in one line that is not a panic.
@@ -54,6 +59,10 @@ fn a_server_refuses_what_is_not_its_own() {
 
     let fresh = cluster.path("fresh").display().to_string();
     says(configured(&cluster, &[("data-dir", &fresh)]), "is another server running?");
+    for (kind, setting) in [("client", "listen-client"), ("peer", "listen-peer")] {
+        let taken = cluster.state()["servers"][0][kind].as_str().expect("an address").to_owned();
+        says(server(&cluster, &[("data-dir", &fresh), (setting, &taken)]), &taken);
+    }
 
     other.pintle(&["cluster", "kill", "s1"]).ok();
     let foreign = other.path("s1/data").display().to_string();
@@ -61,6 +70,127 @@ fn a_server_refuses_what_is_not_its_own() {
     other.pintle(&["cluster", "start", "s1"]).ok();
     other.until("the other cluster is unharmed", 20, || (other.curl("/readyz", &[]).0 == 200).then_some(()));
     assert_eq!(cluster.curl("/readyz", &[]).0, 200);
+}
+
+/// A server with the certificates of another cluster, told that the members are those of this one.
+#[test]
+fn a_server_of_another_cluster_disturbs_nobody() {
+    let cluster = Cluster::up("calm", &["--port", "0", "--agents", "0", "--runtime", "simulated"]);
+    let other = small("restless");
+    let terms = || {
+        let status = cluster.status();
+        let servers = status["servers"].as_array().expect("servers");
+        servers.iter().map(|server| (server["role"].clone(), server["term"].clone())).collect::<Vec<_>>()
+    };
+    let before = terms();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+    let (pki, data) = (other.path("pki").display().to_string(), other.path("stranger").display().to_string());
+    let file = changed(
+        &cluster,
+        &[
+            ("pki-dir", &pki),
+            ("data-dir", &data),
+            ("listen-api", &free.to_string()),
+            ("listen-client", "127.0.0.1:0"),
+            ("listen-peer", "127.0.0.1:0"),
+        ],
+    );
+    let stranger = Following::start(&cluster, cluster.command(&pintle()).args(["server", "--config"]).arg(file));
+    stranger.until_says("server runs", 20);
+    // It says so when it has waited for a leader for seconds; elections last a third of one.
+    stranger.until_says("request timed out", 40);
+    let asked = ran(Command::new("curl")
+        .args(["-sk", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}"])
+        .arg(format!("https://{free}/readyz")));
+    assert_ne!(asked.stdout, "200", "it serves nothing: {}", stranger.said());
+    assert_eq!(terms(), before, "no term moved, nobody changed its role");
+    assert!(before.iter().any(|(role, _)| role == "leader"));
+    cluster.kubectl(&["create", "configmap", "written"]).ok();
+    assert_eq!(cluster.curl("/readyz", &[]).0, 200);
+    assert!(!stranger.said().contains("panicked"), "{}", stranger.said());
+}
+
+#[test]
+fn bodies_that_are_broken_are_bad_requests() {
+    let cluster = small("bodies");
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let protobuf = "application/vnd.kubernetes.protobuf";
+    // The prefix of a protobuf body, then a field that claims more bytes than there are.
+    let cut = b"k8s\0\x0a\x7f\x0a\x02v1";
+    let broken: [(&str, &str, &[u8]); 7] = [
+        ("json", "application/json", b"{\"metadata\": {\"name\": \"bad\""),
+        ("no-object", "application/json", b"[1, 2]"),
+        ("yaml", "application/yaml", b"kind: ConfigMap\nmetadata: {name: [bad\n"),
+        ("tabs", "application/yaml", b"kind: ConfigMap\n\tmetadata:\n"),
+        ("cut", protobuf, cut),
+        ("no-prefix", protobuf, b"nothing of the kind"),
+        ("empty", protobuf, b""),
+    ];
+    for (name, kind, body) in broken {
+        let file = format!("@{}", cluster.file(name, body).display());
+        let header = format!("Content-Type: {kind}");
+        let (code, answer) = cluster.curl(maps, &["-X", "POST", "-H", &header, "--data-binary", &file]);
+        let status: Value = serde_json::from_str(&answer).unwrap_or_else(|_| panic!("{name}: {code} {answer}"));
+        let told = (code, &status["kind"], &status["reason"], &status["code"]);
+        assert_eq!(told, (400, &json!("Status"), &json!("BadRequest"), &json!(400)), "{name}: {answer}");
+        assert!(status["message"].as_str().is_some_and(|message| !message.is_empty()), "{name}: {answer}");
+    }
+    let other = ["-X", "POST", "-H", "Content-Type: text/plain", "--data-binary", "x"];
+    assert_eq!(cluster.curl(maps, &other).0, 415, "a media type that nobody reads");
+    let stored = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    assert_eq!(stored.replace("configmap/kube-root-ca.crt\n", ""), "", "nothing was stored");
+    assert_eq!(cluster.curl("/readyz", &[]).0, 200);
+}
+
+/// Why a node is not ready, or nothing.
+fn not_ready(cluster: &Cluster, node: &str) -> Option<String> {
+    let condition = r#"jsonpath={.status.conditions[?(@.type=="Ready")]}"#;
+    let found = cluster.kubectl(&["get", "node", node, "-o", condition]);
+    let condition: Value = serde_json::from_str(&found.stdout).ok()?;
+    (condition["status"] == "False").then(|| condition["message"].to_string())
+}
+
+#[test]
+fn a_worker_without_containerd_is_there_and_not_ready() {
+    if let Err(reason) = can_run_containers() {
+        println!("skipped: no real containers here: {reason}");
+        return;
+    }
+    let cluster = Cluster::up("bereft", &["--port", "0", "--servers", "1", "--agents", "1", "--runtime", "cri"]);
+    let says_why = |node: &str| {
+        cluster.until("the node says why", 30, || {
+            not_ready(&cluster, node)?.contains("container runtime is down").then_some(())
+        });
+    };
+    // Containerd is lost.
+    let pid = std::fs::read_to_string(cluster.path("w1-containerd/pid")).expect("a pid file");
+    let pid = pid.split_whitespace().next().expect("a pid").parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("kill");
+    says_why("w1");
+    cluster.pintle(&["cluster", "kill", "w1"]).ok();
+
+    // It was never there. In the network of the worker, where the rules of the agent go with it.
+    let token = cluster.pintle(&["token", "create"]).ok();
+    let state = cluster.state();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let (agent, server) = (&state["agents"][0], text(&state["servers"][0]["api"]));
+    let (data, socket) =
+        (cluster.path("lonely").display().to_string(), cluster.path("none.sock").display().to_string());
+    let address = text(&agent["address"]);
+    let given = ["agent", "--name", "lonely", "--server", &server, "--token", token.trim(), "--data-dir", &data];
+    let more = ["--node-ip", &address, "--runtime", "cri", "--runtime-endpoint", &socket];
+    let namespace = format!("--net=/run/netns/{}", text(&agent["namespace"]));
+    let mut lonely = cluster.command(Path::new("nsenter"));
+    let lonely = Following::start(&cluster, lonely.arg(namespace).arg("--").arg(pintle()).args(given).args(more));
+    says_why("lonely");
+    assert!(!lonely.said().contains("panicked"), "{}", lonely.said());
+    drop(lonely);
+
+    cluster.pintle(&["cluster", "start", "w1"]).ok();
+    cluster.until("with containerd it is Ready again", 30, || {
+        let node = cluster.kubectl(&["get", "node", "w1"]).stdout;
+        (node.contains(" Ready ")).then_some(())
+    });
 }
 
 #[test]
@@ -216,7 +346,7 @@ fn a_full_disk_stops_one_server_and_loses_nothing() {
         (!runs(&cluster, victim)).then_some(())
     });
     let said = cluster.log(victim);
-    let last = said.lines().filter(|line| line.starts_with("pintle: ")).next_back().unwrap_or_default();
+    let last = said.lines().rfind(|line| line.starts_with("pintle: ")).unwrap_or_default();
     assert!(last.contains("No space left on device"), "{}", &said[said.len().saturating_sub(3000)..]);
     assert!(!said.contains("panicked"), "it stopped in order");
 

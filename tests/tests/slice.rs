@@ -3,8 +3,13 @@
 //! One cluster serves all steps, in order: bringing it up is what costs.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use pintle_tests::{Cluster, can_run_containers, root};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pintle_base::task::Group;
+use pintle_tests::{Cluster, can_run_containers, ran, root};
 use serde_json::Value;
 
 #[test]
@@ -16,8 +21,13 @@ fn a_deployment_survives_what_happens_to_servers_and_workers() {
     let cluster = Cluster::up("slice", &["--port", "0"]);
     applied_and_served(&cluster);
     looked_at(&cluster);
+    followed(&cluster);
     changed(&cluster);
+    image_changed(&cluster);
+    deleted_by_an_older_kubectl(&cluster);
+    reached_in_other_ways(&cluster);
     etcd_is_served(&cluster);
+    etcd_is_for_administrators(&cluster);
     bad_input_is_refused(&cluster);
     the_leader_dies_in_a_rollout(&cluster);
     all_servers_die(&cluster);
@@ -74,6 +84,16 @@ fn looked_at(cluster: &Cluster) {
     assert!(yaml.contains("clusterIP: 10.96."), "{yaml}");
     let described = cluster.kubectl(&["describe", "deployment", "web"]).ok();
     assert!(described.contains("4 available") && described.contains("ScalingReplicaSet"), "{described}");
+    let name = pods(cluster)[0]["metadata"]["name"].as_str().expect("name").to_owned();
+    let pod = cluster.kubectl(&["describe", "pod", &name]).ok();
+    assert!(
+        ["Running", "Successfully assigned", "Started", "QoS Class:"].iter().all(|part| pod.contains(part)),
+        "{pod}"
+    );
+    let node = cluster.kubectl(&["describe", "node", "w1"]).ok();
+    assert!(["KubeletReady", "Allocated resources:", &name[..9]].iter().all(|part| node.contains(part)), "{node}");
+    let service = cluster.kubectl(&["describe", "service", "web"]).ok();
+    assert!(service.contains("Endpoints:  ") && service.contains(":80,10.244."), "{service}");
     let logs = cluster.kubectl(&["logs", "deploy/web"]).ok();
     assert!(logs.contains("GET") || logs.contains("response"), "{logs}");
     assert_eq!(cluster.kubectl(&["exec", "deploy/web", "--", "echo", "hello"]).ok(), "hello\n");
@@ -87,13 +107,42 @@ fn looked_at(cluster: &Cluster) {
     assert!(top.contains("Metrics API not available"), "{top}");
 }
 
+fn followed(cluster: &Cluster) {
+    step("get -w sees a pod come, logs -f a line that is written later");
+    let watching = cluster.kubectl_follow(&["get", "pods", "-w"]);
+    watching.until_says("web-", 20);
+    let script = "echo first; while [ ! -e /go ]; do sleep 0.1; done; echo second; exec sleep 1000";
+    let image = "--image=pintle.local/busybox:1";
+    cluster.kubectl(&["run", "talker", image, "--", "sh", "-c", script]).ok();
+    watching.until_says("talker", 20);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/talker", "--timeout=30s"]).ok();
+    let running = |line: &str| line.starts_with("talker") && line.contains("1/1") && line.contains("Running");
+    cluster.until("the watch tells that it runs", 10, || watching.said().lines().any(running).then_some(()));
+    let reading = cluster.kubectl_follow(&["logs", "-f", "talker"]);
+    reading.until_says("first\n", 20);
+    assert!(!reading.said().contains("second"), "{}", reading.said());
+    cluster.kubectl(&["exec", "talker", "--", "touch", "/go"]).ok();
+    reading.until_says("second\n", 10);
+    cluster.kubectl(&["delete", "pod", "talker", "--now"]).ok();
+}
+
 fn changed(cluster: &Cluster) {
-    step("scale, set image, undo, label, delete a pod");
+    step("scale, set env, pause, resume, undo, delete a pod");
     cluster.kubectl(&["scale", "deployment/web", "--replicas=6"]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
     assert_eq!(pods(cluster).iter().filter(|pod| ready(pod)).count(), 6);
     cluster.kubectl(&["scale", "deployment/web", "--replicas=4"]).ok();
+    cluster.kubectl(&["rollout", "pause", "deployment/web"]).ok();
     cluster.kubectl(&["set", "env", "deployment/web", "VERSION=2"]).ok();
+    cluster.until("the controller has seen the change", 20, || {
+        let fields = "jsonpath={.metadata.generation} {.status.observedGeneration}";
+        let text = cluster.kubectl(&["get", "deployment", "web", "-o", fields]).ok();
+        text.split_once(' ').is_some_and(|(wanted, seen)| wanted == seen).then_some(())
+    });
+    let sets = cluster.kubectl(&["get", "replicasets", "-l", "app=web", "-o", "name"]).ok();
+    assert_eq!(sets.lines().count(), 1, "paused: no ReplicaSet of the new template: {sets}");
+    assert!(cluster.kubectl(&["rollout", "pause", "deployment/web"]).fails().contains("is already paused"));
+    cluster.kubectl(&["rollout", "resume", "deployment/web"]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
     let version = ["exec", "deploy/web", "--", "sh", "-c", "echo $VERSION"];
     assert_eq!(cluster.kubectl(&version).ok(), "2\n");
@@ -107,6 +156,160 @@ fn changed(cluster: &Cluster) {
     });
 }
 
+fn image_changed(cluster: &Cluster) {
+    step("an image is imported under another name, and set image rolls it out");
+    let (old, new) = ("pintle.local/busybox:1", "pintle.local/busybox:2");
+    let socket = containerd_socket(cluster, "w1");
+    let archive = cluster.file("busybox-2.tar", b"");
+    let archive = archive.to_str().expect("path");
+    let ctr = |arguments: &[&str]| {
+        ran(cluster.command(Path::new("ctr")).args(["--address", &socket, "--namespace", "k8s.io"]).args(arguments))
+            .ok()
+    };
+    ctr(&["images", "tag", old, new]);
+    ctr(&["images", "export", archive, new]);
+    ctr(&["images", "remove", new]);
+    cluster.pintle(&["images", "import", archive]).ok();
+    let images = cluster.pintle(&["images", "list"]).ok();
+    assert_eq!(images.matches(new).count(), 2, "on both workers: {images}");
+    let set = cluster.kubectl(&["set", "image", "deployment/web", &format!("httpd={new}")]).ok();
+    assert_eq!(set, "deployment.apps/web image updated\n");
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    cluster.until("only pods of the new image", 20, || {
+        let pods = pods(cluster);
+        (pods.len() == 4 && pods.iter().all(|pod| pod["spec"]["containers"][0]["image"] == new)).then_some(())
+    });
+}
+
+/// The socket of a worker's containerd, from the configuration that it was started with.
+fn containerd_socket(cluster: &Cluster, worker: &str) -> String {
+    let pid = std::fs::read_to_string(cluster.path(&format!("{worker}-containerd/pid"))).expect("a pid file");
+    let pid = pid.split_whitespace().next().expect("a pid").to_owned();
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("containerd runs");
+    let config = command.split('\0').find(|word| word.ends_with(".toml")).expect("a configuration").to_owned();
+    let text = std::fs::read_to_string(&config).expect("read the configuration");
+    let addresses = text.lines().filter_map(|line| line.trim().strip_prefix("address = "));
+    addresses.map(|address| address.trim_matches('"').to_owned()).next().expect("an address")
+}
+
+fn deleted_by_an_older_kubectl(cluster: &Cluster) {
+    step("an older kubectl applies, follows, executes, reads logs and deletes, content of a namespace included");
+    let old = |arguments: &[&str]| cluster.old_kubectl(&[&["--namespace=older"], arguments].concat());
+    let manifest = root().join("examples/web.yaml");
+    let manifest = manifest.to_str().expect("path");
+    old(&["create", "namespace", "older"]).ok();
+    old(&["apply", "-f", manifest]).ok();
+    assert!(old(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok().contains("successfully rolled out"));
+    assert!(old(&["apply", "-f", manifest]).ok().contains("deployment.apps/web unchanged"));
+    assert_eq!(old(&["exec", "deploy/web", "--", "echo", "hello"]).ok(), "hello\n");
+    assert!(old(&["logs", "deploy/web"]).ok().contains("response:200"));
+    old(&["delete", "deployment", "web"]).ok();
+    let left = || old(&["get", "pods,replicasets", "-o", "name"]).ok();
+    cluster.until("its pods are gone", 30, || left().is_empty().then_some(()));
+    old(&["apply", "-f", manifest]).ok();
+    old(&["delete", "namespace", "older", "--timeout=60s"]).ok();
+    assert!(cluster.kubectl(&["get", "namespace", "older"]).fails().contains("NotFound"));
+    assert_eq!(old(&["get", "pods,services,configmaps,endpointslices", "-o", "name"]).ok(), "", "its content went");
+}
+
+/// Services of other kinds. busybox here has no server for UDP; the host's perl, seen through a volume, is one.
+const OTHER_WAYS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: port}
+spec:
+  type: NodePort
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec:
+  clusterIP: None
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: datagrams}
+spec:
+  selector: {app: datagrams}
+  ports: [{name: ask, protocol: UDP, port: 5353, targetPort: ask}]
+"#;
+const ANSWERER: &str = r#"
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME, labels: {app: datagrams}}
+spec:
+  nodeName: NODE
+  terminationGracePeriodSeconds: 0
+  volumes: [{name: host, hostPath: {path: /}}]
+  containers:
+    - name: answerer
+      image: pintle.local/busybox:1
+      command: [chroot, /host, perl, -MIO::Socket::INET, -e, '
+        $socket = IO::Socket::INET->new(Proto => "udp", LocalPort => 53) or die;
+        while ($socket->recv($text, 99)) { $socket->send("NAME heard $text") }']
+      ports: [{name: ask, protocol: UDP, containerPort: 53}]
+      volumeMounts: [{name: host, mountPath: /host, readOnly: true}]
+"#;
+const ASK: &str = r#"$socket = IO::Socket::INET->new(Proto => "udp", PeerAddr => $ARGV[0], PeerPort => 5353) or die;
+    alarm 3; $socket->send("hello"); $socket->recv($text, 99); print $text"#;
+
+fn reached_in_other_ways(cluster: &Cluster) {
+    step("a NodePort, a UDP Service, a headless Service and SRV names are served");
+    let answerers = [("answers-1", "w1"), ("answers-2", "w2")];
+    let pods_of = answerers.map(|(name, node)| ANSWERER.replace("NAME", name).replace("NODE", node));
+    cluster.kubectl_with(&["apply", "-f", "-"], &format!("{OTHER_WAYS}{}", pods_of.concat())).ok();
+
+    let port = cluster.kubectl(&["get", "service", "port", "-o", "jsonpath={.spec.ports[0].nodePort}"]).ok();
+    let names: BTreeSet<String> =
+        pods(cluster).iter().map(|pod| pod["metadata"]["name"].as_str().expect("name").to_owned()).collect();
+    let state = cluster.state();
+    let address = |number: usize| state["agents"][number]["address"].as_str().expect("an address").to_owned();
+    for (worker, other) in [("w1", address(1)), ("w2", address(0))] {
+        cluster.until("all pods answer at the other worker's port", 20, || {
+            let url = format!("http://{other}:{port}");
+            let answers = (0..12).map(|_| cluster.on_worker(worker, &["curl", "-s", "--max-time", "2", &url]).stdout);
+            (answers.map(|answer| answer.trim().to_owned()).collect::<BTreeSet<_>>() == names).then_some(())
+        });
+    }
+
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "-l", "app=datagrams", "--timeout=30s"]).ok();
+    let service = cluster.kubectl(&["get", "service", "datagrams", "-o", "jsonpath={.spec.clusterIP}"]).ok();
+    for (from, _) in answerers {
+        let ask = ["exec", from, "--", "chroot", "/host", "perl", "-MIO::Socket::INET", "-e", ASK, &service];
+        cluster.until("both pods answer datagrams", 20, || {
+            let answers: BTreeSet<String> = (0..4).map(|_| cluster.kubectl(&ask).stdout).collect();
+            (answers == answerers.map(|(name, _)| format!("{name} heard hello")).into()).then_some(())
+        });
+    }
+
+    let resolve = |kind: &str, name: &str| {
+        let full = format!("{name}.default.svc.cluster.local");
+        cluster.kubectl(&["exec", "deploy/web", "--", "nslookup", &format!("-type={kind}"), &full]).stdout
+    };
+    let addresses: Vec<String> =
+        pods(cluster).iter().map(|pod| pod["status"]["podIP"].as_str().expect("address").to_owned()).collect();
+    cluster.until("a headless name has the pods' addresses", 20, || {
+        let found = resolve("a", "headless");
+        addresses.iter().all(|address| found.contains(&format!("Address: {address}\n"))).then_some(())
+    });
+    let ports = resolve("srv", "_http._tcp.headless");
+    assert_eq!(ports.matches("service = 0 25 80 ").count(), 4, "one record per pod: {ports}");
+    let target = ports.lines().find_map(|line| line.split(" 80 ").nth(1)?.strip_suffix(".default.svc.cluster.local"));
+    let found = resolve("a", target.unwrap_or_else(|| panic!("a target: {ports}")));
+    assert!(addresses.iter().any(|address| found.contains(address)), "the target is a pod's name: {found}");
+    let ports = resolve("srv", "_http._tcp.web");
+    assert!(ports.contains("service = 0 100 80 web.default.svc.cluster.local"), "{ports}");
+    let ports = resolve("srv", "_ask._udp.datagrams");
+    assert!(ports.contains(" 5353 datagrams.default.svc.cluster.local"), "{ports}");
+    cluster.kubectl(&["delete", "service", "port", "headless", "datagrams"]).ok();
+    cluster.kubectl(&["delete", "pod", "-l", "app=datagrams"]).ok();
+}
+
 fn etcd_is_served(cluster: &Cluster) {
     step("etcdctl reads, writes, watches, compacts, leases and lists members");
     assert_eq!(cluster.etcdctl(&["put", "greeting", "hello"]).ok(), "OK\n");
@@ -114,12 +317,63 @@ fn etcd_is_served(cluster: &Cluster) {
     assert_eq!(cluster.etcdctl(&["del", "greeting"]).ok(), "1\n");
     let keys = cluster.etcdctl(&["get", "/registry/deployments/", "--prefix", "--keys-only"]).ok();
     assert!(keys.contains("/registry/deployments/default/web"), "{keys}");
+    let watching = cluster.etcdctl_follow(&["watch", "seen"]);
+    // A watch begins when it is there: puts go on until one is seen.
+    cluster.until("the watch tells of a put", 10, || {
+        cluster.etcdctl(&["put", "seen", "now"]).ok();
+        watching.said().contains("PUT\nseen\nnow\n").then_some(())
+    });
+    cluster.etcdctl(&["del", "seen"]).ok();
+    watching.until_says("DELETE\nseen\n", 10);
+
+    let revision = || {
+        let found = cluster.etcdctl(&["put", "counted", "x", "-w", "json"]).ok();
+        let found: Value = serde_json::from_str(&found).expect("the answer is JSON");
+        found["header"]["revision"].as_i64().expect("a revision").to_string()
+    };
+    let (first, second) = (revision(), revision());
+    assert_eq!(cluster.etcdctl(&["get", "counted", "--rev", &first, "--print-value-only"]).ok(), "x\n");
+    assert_eq!(cluster.etcdctl(&["compact", &second]).ok(), format!("compacted revision {second}\n"));
+    let past = cluster.etcdctl(&["get", "counted", "--rev", &first]).fails();
+    assert!(past.contains("required revision has been compacted"), "{past}");
+    assert_eq!(cluster.etcdctl(&["get", "counted", "--rev", &second, "--print-value-only"]).ok(), "x\n");
+    let again = cluster.etcdctl(&["compact", &second]).fails();
+    assert!(again.contains("required revision has been compacted"), "{again}");
+    let future = cluster.etcdctl(&["get", "counted", "--rev", "99999999"]).fails();
+    assert!(future.contains("required revision is a future revision"), "{future}");
+
     let lease = cluster.etcdctl(&["lease", "grant", "60"]).ok();
     assert!(lease.contains("granted with TTL(60s)"), "{lease}");
+    let lease = lease.split_whitespace().nth(1).expect("the lease's id").to_owned();
+    cluster.etcdctl(&["put", "leased", "x", "--lease", &lease]).ok();
+    let kept = cluster.etcdctl(&["lease", "keep-alive", "--once", &lease]).ok();
+    assert_eq!(kept, format!("lease {lease} keepalived with TTL(60)\n"));
+    let known = cluster.etcdctl(&["lease", "timetolive", &lease, "--keys"]).ok();
+    assert!(known.contains("attached keys([leased])"), "{known}");
+    assert_eq!(cluster.etcdctl(&["lease", "revoke", &lease]).ok(), format!("lease {lease} revoked\n"));
+    assert_eq!(cluster.etcdctl(&["get", "leased"]).ok(), "", "what is attached goes with its lease");
+    assert!(cluster.etcdctl(&["lease", "revoke", &lease]).fails().contains("requested lease not found"));
+
     assert_eq!(cluster.etcdctl(&["member", "list"]).ok().lines().count(), 3);
     let status = cluster.etcdctl(&["endpoint", "status", "-w", "json"]).ok();
     let status: Value = serde_json::from_str(&status).expect("status is JSON");
     assert_eq!(status.as_array().map(Vec::len), Some(3));
+}
+
+fn etcd_is_for_administrators(cluster: &Cluster) {
+    step("etcdctl without a certificate, or with a worker's, reads nothing");
+    let get = ["--command-timeout=3s", "get", "/registry/secrets/", "--prefix", "--keys-only"];
+    assert!(cluster.etcdctl(&get).ok().contains("/registry/secrets/"), "there is something to be read");
+    let nobody = cluster.etcdctl_as(None, &get);
+    assert_eq!(nobody.stdout, "");
+    let said = nobody.fails();
+    assert!(said.contains("certificate required"), "{said}");
+    // Certificate and key of a worker are one file.
+    let worker = cluster.path("w1/data/pki/client.pem");
+    let refused = cluster.etcdctl_as(Some((&worker, &worker)), &get);
+    assert_eq!(refused.stdout, "", "{}", refused.stderr);
+    let said = refused.fails();
+    assert!(["permission denied", "PermissionDenied", "tls: "].iter().any(|part| said.contains(part)), "{said}");
 }
 
 fn bad_input_is_refused(cluster: &Cluster) {
@@ -180,14 +434,27 @@ fn all_servers_die(cluster: &Cluster) {
     cluster.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]).ok();
     let known = pods(cluster);
     let service = cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"]).ok();
-    for server in ["s1", "s2", "s3"] {
-        cluster.pintle(&["cluster", "kill", server]).ok();
-    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+    let _entered = runtime.enter();
+    let load = Group::new("load");
+    let log = cluster.write(5, 50, &load);
+    cluster.until("clients write", 10, || (log.writes().len() > 50).then_some(()));
+    let servers = cluster.pids().into_iter().filter(|(name, _)| name.starts_with('s'));
+    let servers: Vec<Pid> = servers.map(|(_, pid)| Pid::from_raw(i32::try_from(pid).expect("a pid"))).collect();
+    assert_eq!(servers.len(), 3);
+    let killed = servers.iter().map(|pid| kill(*pid, Signal::SIGKILL)).collect::<Vec<_>>();
+    assert!(killed.iter().all(Result::is_ok), "{killed:?}");
+    runtime.block_on(load.stop(Duration::from_secs(10))).expect("the load ends");
+    cluster
+        .until("no server runs", 10, || (!cluster.pids().iter().any(|(name, _)| name.starts_with('s'))).then_some(()));
     workers_go_on(cluster, &known, &service);
     for server in ["s1", "s2", "s3"] {
         cluster.pintle(&["cluster", "start", server]).ok();
     }
     cluster.until("the API answers", 30, || (cluster.kubectl(&["get", "configmap", "kept"]).code == 0).then_some(()));
+    let reader = Group::new("reader");
+    let lost = runtime.block_on(async { log.lost(&cluster.client(&reader).await, "default").await });
+    assert_eq!(lost.expect("list"), Vec::<String>::new(), "acknowledged writes, of {}", log.writes().len());
     let uids = |pods: &[Value]| pods.iter().map(|pod| pod["metadata"]["uid"].to_string()).collect::<BTreeSet<_>>();
     assert_eq!(uids(&known), uids(&pods(cluster)), "the same pods");
     let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64().unwrap_or_default();
@@ -223,7 +490,7 @@ fn workers_go_on(cluster: &Cluster, known: &[Value], service: &str) {
     let victims = web_servers(name);
     assert!(!victims.is_empty(), "the pod's process is found");
     for pid in &victims {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGKILL).expect("kill");
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).expect("kill");
     }
     cluster.until("the container was restarted without a server", 40, || {
         web_servers(name).iter().any(|pid| !victims.contains(pid)).then_some(())
@@ -250,9 +517,11 @@ fn a_worker_is_lost_and_returns(cluster: &Cluster) {
         {"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":2}]}}}}"#;
     cluster.kubectl(&["patch", "deployment", "web", "-p", patch]).ok();
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    let killed = Instant::now();
     cluster.pintle(&["cluster", "kill", "w2"]).ok();
     let node = |cluster: &Cluster| cluster.kubectl(&["get", "node", "w2"]).ok();
-    cluster.until("w2 is NotReady", 20, || node(cluster).contains("NotReady").then_some(()));
+    let late = cluster.until("w2 is NotReady", 20, || node(cluster).contains("NotReady").then(|| killed.elapsed()));
+    assert!(late <= Duration::from_secs(10), "NotReady {late:?} after the kill");
     cluster.until("its pods run on w1", 60, || {
         let here = |pod: &&Value| pod["spec"]["nodeName"] == "w1" && ready(pod);
         (pods(cluster).iter().filter(here).count() == 4).then_some(())
