@@ -39,6 +39,8 @@ fn readme_is_true() {
     let home = tempfile::Builder::new().prefix("pintle-readme-").tempdir().expect("make a home");
     let _down = Down { home: home.path().to_owned() };
     let run = commands.iter().filter(|line| !NOT_HERE.iter().any(|target| line.starts_with(target)));
+    // The build was made before, and the cargo that runs this test holds the lock a second one would wait for.
+    let run = run.map(|line| line.replacen("make up", "make -o build up", 1));
     let script: Vec<String> =
         run.map(|line| format!("echo \"+ {}\"\n{line}", line.replace(['"', '$', '`'], "'"))).collect();
     let script = format!("set -euo pipefail\n{}\n", script.join("\n"));
