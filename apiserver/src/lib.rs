@@ -14,6 +14,7 @@ pub mod edge;
 mod encode;
 pub mod handlers;
 pub mod health;
+mod held;
 pub mod hooks;
 mod metrics;
 pub mod negotiate;

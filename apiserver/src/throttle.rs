@@ -2,19 +2,16 @@
 //!
 //! Always holds: a place is given back when its request, or its stream, ends, however it ends.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::Method;
-use http_body::Frame;
 use pintle_api::status::Status;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::held;
 use crate::limits;
 use crate::request::Query;
-use crate::types::{Body, MASTERS, RequestInfo, Response, UserInfo};
+use crate::types::{MASTERS, RequestInfo, Response, UserInfo};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -80,28 +77,6 @@ impl Throttle {
 impl Place {
     /// Moves the place into the body of `response`, to be given back when that ends.
     pub fn until_end_of(self, response: Response) -> Response {
-        response.map(|body| Body::new(Held { body, _place: self }))
-    }
-}
-
-struct Held {
-    body: Body,
-    _place: Place,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        held::until_end_of(response, self)
     }
 }

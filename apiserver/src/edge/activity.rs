@@ -3,18 +3,15 @@
 //! Always holds: a request is in work until the last byte of its answer was handed over or its stream was dropped; a
 //! connection with a request in work is never silent, however quiet that is (watches, logs that are followed).
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Frame;
 use parking_lot::Mutex;
 use pintle_base::clock::{self, Instant};
 use tokio::sync::Notify;
 
-use crate::types::{Body, Response};
+use crate::held;
+use crate::types::Response;
 
 pub(super) struct Activity {
     state: Mutex<State>,
@@ -82,29 +79,7 @@ impl Drop for InWork {
 impl InWork {
     /// Keeps the request in work until the body of `response` ends or is dropped.
     pub fn until_end_of(self, response: Response) -> Response {
-        response.map(|body| Body::new(Held { body, _in_work: self }))
-    }
-}
-
-struct Held {
-    body: Body,
-    _in_work: InWork,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        held::until_end_of(response, self)
     }
 }
 
