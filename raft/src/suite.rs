@@ -1,6 +1,7 @@
 //! openraft's own test suite over our log store and apply thread, on a real disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -16,8 +17,23 @@ use crate::snapshot::Snapshots;
 
 struct Builder;
 
-/// Keeps the writer running and the directory in place.
-struct Guard(#[allow(dead_code)] log::Writer, #[allow(dead_code)] ApplyThread, #[allow(dead_code)] TempDir);
+/// Keeps the threads running and the directory in place. Waits for the threads' end: a process that ends while one of them
+/// closes its database may crash doing so.
+struct Guard {
+    threads: Option<(ApplyThread, log::Writer)>,
+    _dir: TempDir,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some((apply, writer)) = self.threads.take() {
+            assert!(apply.join(DEADLINE) || std::thread::panicking(), "the apply thread ends");
+            writer.stop(DEADLINE);
+        }
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
     async fn build(&self) -> Result<(Guard, LogStore, Machine), StorageError<TypeConfig>> {
@@ -33,7 +49,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         let (machine, mut worker, tasks) = apply::prepare(ledger, snapshots, flushed, policy, fatal).expect("prepare");
         worker.gaps_allowed = true;
         let thread = ApplyThread::start(worker, tasks).expect("start applying");
-        Ok((Guard(writer, thread, dir), LogStore(shared), machine))
+        Ok((Guard { threads: Some((thread, writer)), _dir: dir }, LogStore(shared), machine))
     }
 }
 

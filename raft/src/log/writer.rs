@@ -131,7 +131,7 @@ fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the raft log is closed")
 }
 
-/// The thread. Dropping it without [`Writer::stop`] leaves the thread to end when the queue is closed.
+/// The thread. Dropping it stops it, too.
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     thread: Option<Running>,
@@ -147,6 +147,10 @@ impl Writer {
     /// Writes what is waiting, then ends the thread. Blocks, but no longer than `limit`: a disk that does not answer must
     /// not keep the process from ending.
     pub fn stop(mut self, limit: Duration) {
+        self.end(limit);
+    }
+
+    fn end(&mut self, limit: Duration) {
         self.shared.queue.close();
         if let Some(thread) = self.thread.take() {
             thread.wait(limit);
@@ -156,7 +160,8 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.shared.queue.close();
+        // Whoever gives it up may open the directory again, or end the process: nobody must be writing then.
+        self.end(limits::THREAD_STOP);
     }
 }
 
