@@ -50,6 +50,15 @@ fn ready(pod: &Value) -> bool {
         && conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
+/// Waits for the end of a rollout, and until the pods it replaced are gone: what is run in "the Deployment" meets a new one.
+#[track_caller]
+fn rolled_out(cluster: &Cluster) {
+    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    cluster.until("the pods that were replaced are gone", 30, || {
+        pods(cluster).iter().all(|pod| pod["metadata"]["deletionTimestamp"].is_null()).then_some(())
+    });
+}
+
 /// Distinct answers of the Service, as a pod hears them.
 fn answers(cluster: &Cluster, tries: usize) -> BTreeSet<String> {
     let script = format!("for i in $(seq {tries}); do wget -qO- http://web; done");
@@ -61,7 +70,7 @@ fn applied_and_served(cluster: &Cluster) {
     step("a Deployment and a Service are applied, run on both workers and answer by name");
     let manifest = root().join("examples/web.yaml");
     cluster.kubectl(&["apply", "-f", manifest.to_str().expect("path")]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
+    rolled_out(cluster);
     let pods = pods(cluster);
     let distinct = |path: fn(&Value) -> &Value| pods.iter().map(|pod| path(pod).to_string()).collect::<BTreeSet<_>>();
     assert_eq!(distinct(|pod| &pod["spec"]["nodeName"]).len(), 2, "pods on both workers");
@@ -129,7 +138,7 @@ fn followed(cluster: &Cluster) {
 fn changed(cluster: &Cluster) {
     step("scale, set env, pause, resume, undo, delete a pod");
     cluster.kubectl(&["scale", "deployment/web", "--replicas=6"]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"]).ok();
+    rolled_out(cluster);
     assert_eq!(pods(cluster).iter().filter(|pod| ready(pod)).count(), 6);
     cluster.kubectl(&["scale", "deployment/web", "--replicas=4"]).ok();
     cluster.kubectl(&["rollout", "pause", "deployment/web"]).ok();
@@ -143,11 +152,11 @@ fn changed(cluster: &Cluster) {
     assert_eq!(sets.lines().count(), 1, "paused: no ReplicaSet of the new template: {sets}");
     assert!(cluster.kubectl(&["rollout", "pause", "deployment/web"]).fails().contains("is already paused"));
     cluster.kubectl(&["rollout", "resume", "deployment/web"]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    rolled_out(cluster);
     let version = ["exec", "deploy/web", "--", "sh", "-c", "echo $VERSION"];
     assert_eq!(cluster.kubectl(&version).ok(), "2\n");
     cluster.kubectl(&["rollout", "undo", "deployment/web"]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    rolled_out(cluster);
     assert_eq!(cluster.kubectl(&version).ok(), "1\n");
     let name = pods(cluster)[0]["metadata"]["name"].as_str().expect("name").to_owned();
     cluster.kubectl(&["delete", "pod", &name]).ok();
@@ -174,7 +183,7 @@ fn image_changed(cluster: &Cluster) {
     assert_eq!(images.matches(new).count(), 2, "on both workers: {images}");
     let set = cluster.kubectl(&["set", "image", "deployment/web", &format!("httpd={new}")]).ok();
     assert_eq!(set, "deployment.apps/web image updated\n");
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    rolled_out(cluster);
     cluster.until("only pods of the new image", 20, || {
         let pods = pods(cluster);
         (pods.len() == 4 && pods.iter().all(|pod| pod["spec"]["containers"][0]["image"] == new)).then_some(())
@@ -419,7 +428,7 @@ fn the_leader_dies_in_a_rollout(cluster: &Cluster) {
     cluster.kubectl(&["set", "env", "deployment/web", "VERSION=3"]).ok();
     let leader = cluster.leader();
     cluster.pintle(&["cluster", "kill", &leader]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    rolled_out(cluster);
     assert_eq!(cluster.kubectl(&["exec", "deploy/web", "--", "sh", "-c", "echo $VERSION"]).ok(), "3\n");
     cluster.until("four pods, none doubled", 40, || (pods(cluster).len() == 4).then_some(()));
     cluster.pintle(&["cluster", "start", &leader]).ok();
@@ -516,7 +525,7 @@ fn a_worker_is_lost_and_returns(cluster: &Cluster) {
         {"key":"node.kubernetes.io/unreachable","operator":"Exists","effect":"NoExecute","tolerationSeconds":2},
         {"key":"node.kubernetes.io/not-ready","operator":"Exists","effect":"NoExecute","tolerationSeconds":2}]}}}}"#;
     cluster.kubectl(&["patch", "deployment", "web", "-p", patch]).ok();
-    cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=80s"]).ok();
+    rolled_out(cluster);
     let killed = Instant::now();
     cluster.pintle(&["cluster", "kill", "w2"]).ok();
     let node = |cluster: &Cluster| cluster.kubectl(&["get", "node", "w2"]).ok();
