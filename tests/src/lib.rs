@@ -27,6 +27,12 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// An empty directory that is removed at the end. By its name `scripts/run-test` finds what a killed test left.
+pub fn home() -> TempDir {
+    let prefix = format!("pintle-test-{}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a home")
+}
+
 /// A program that `make setup` unpacked from a newer Debian suite.
 pub fn tool(suite: &str, program: &str) -> PathBuf {
     let tools = std::env::var_os("PINTLE_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
@@ -94,7 +100,7 @@ impl Cluster {
 
     /// A name and a home, nothing that runs.
     pub fn named(name: &str) -> Self {
-        let home = tempfile::Builder::new().prefix("pintle-test-").tempdir().expect("make a home");
+        let home = home();
         // Names are part of interface names and sockets: one per process, so that tests run beside each other.
         Self { name: format!("{name}-{}", std::process::id() % 100_000), home }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use pintle_tests::{can_run_containers, ran, root, tool};
+use pintle_tests::{can_run_containers, home, ran, root, tool};
 
 /// Targets that README names and that are not run here: this test is part of the first, the others take minutes.
 const NOT_HERE: [&str; 3] = ["make test", "make failover", "make bench"];
@@ -36,7 +36,7 @@ fn readme_is_true() {
         println!("skipped: no real containers here: {reason}");
         return;
     }
-    let home = tempfile::Builder::new().prefix("pintle-readme-").tempdir().expect("make a home");
+    let home = home();
     let _down = Down { home: home.path().to_owned() };
     let run = commands.iter().filter(|line| !NOT_HERE.iter().any(|target| line.starts_with(target)));
     // The build was made before, and the cargo that runs this test holds the lock a second one would wait for.
