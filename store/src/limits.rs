@@ -60,6 +60,9 @@ pub const CONNECTIONS: usize = 10_000;
 pub const STREAMS_PER_CONNECTION: u32 = 4096;
 /// A TLS handshake that takes longer is dropped.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long, and for how many KiB, a client whose handshake failed is heard out, so that it can read why.
+pub const LINGER: Duration = Duration::from_secs(1);
+pub const LINGER_READS: usize = 64;
 /// HTTP/1 request headers that take longer are dropped.
 pub const HEADERS: Duration = Duration::from_secs(10);
 /// Interval of progress notifications of an idle watcher.

@@ -18,7 +18,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use pintle_base::{clock, task};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -95,15 +95,34 @@ async fn connection(
     let Some((acceptor, admit)) = acceptor else {
         return requests(router, stream, stop).await;
     };
-    match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream)).await {
+    match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
             let admitted = admit(stream.get_ref().1.peer_certificates().unwrap_or_default());
             let router = if admitted { router } else { refusing() };
             requests(router, stream, stop).await;
         }
-        Ok(Err(error)) => tracing::debug!(%error, "client handshake failed"),
+        Ok(Err((error, stream))) => {
+            tracing::debug!(%error, "client handshake failed");
+            linger(stream).await;
+        }
         Err(_) => tracing::debug!("client handshake took too long"),
     }
+}
+
+/// Lets the client read the alert that says why. It has sent its first request by now; a connection closed with bytes unread
+/// is reset, and what the client had not read yet is lost to it.
+async fn linger(mut stream: TcpStream) {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut sink = [0; 1024];
+        for _ in 0..limits::LINGER_READS {
+            if stream.read(&mut sink).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = clock::timeout(limits::LINGER, drained).await; // the connection ends, whatever came
 }
 
 /// Answers everything with etcd's "permission denied", in the client's language.
