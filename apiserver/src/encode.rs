@@ -53,7 +53,7 @@ impl Form {
             (View::Full, Format::Json) if !self.accepted.pretty && is_stored_form(self.kind) => object.json().clone(),
             (View::Full, Format::Protobuf) => codec::encode_protobuf(self.kind, &self.tree(object)),
             (View::Full, _) => self.text(&self.tree(object)),
-            (View::Partial, _) => self.partial(&self.tree(object)),
+            (View::Partial, _) => self.partial(&self.shared(object)),
             (View::Table, _) => {
                 let tree = self.tree(object);
                 let metadata = json!({ "resourceVersion": object.revision.to_string() });
@@ -113,11 +113,11 @@ impl Form {
                 self.text(&self.list_tree(&self.kind.api_version(), &self.kind.list_kind(), page, items))
             }
             (View::Partial, Format::Protobuf) => {
-                let items = page.objects.iter().map(|object| self.partial_tree(&self.tree(object))).collect();
+                let items = page.objects.iter().map(|object| self.partial_tree(&self.shared(object))).collect();
                 protobuf_of(&self.list_tree("meta.k8s.io/v1", "PartialObjectMetadataList", page, items))
             }
             (View::Partial, _) => {
-                let items = page.objects.iter().map(|object| self.partial_tree(&self.tree(object))).collect();
+                let items = page.objects.iter().map(|object| self.partial_tree(&self.shared(object))).collect();
                 let version = format!("meta.k8s.io/{}", self.accepted.meta_version);
                 self.text(&self.list_tree(&version, "PartialObjectMetadataList", page, items))
             }
@@ -183,7 +183,7 @@ impl Form {
                 frame_json(change, &serde_json::to_vec(&self.tree(object)).unwrap_or_default(), out);
             }
             (View::Partial, _) => {
-                let partial = self.partial_tree(&self.tree(object));
+                let partial = self.partial_tree(&self.shared(object));
                 frame_json(change, &serde_json::to_vec(&partial).unwrap_or_default(), out);
             }
         }

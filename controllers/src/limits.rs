@@ -42,3 +42,8 @@ pub const ENDPOINTS_PAUSE: Duration = Duration::from_micros(100);
 pub const ENDPOINTS_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub const REPLICAS_PAUSE: Duration = Duration::from_micros(20);
 pub const REPLICAS_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Objects of a namespace that ends, listed in one piece, and deletes of them in flight: a proposal batch's worth, and pieces
+/// that are read in a few milliseconds.
+pub const NAMESPACE_PAGE: u32 = 500;
+pub const NAMESPACE_DELETES: usize = 16;
