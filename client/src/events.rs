@@ -60,7 +60,7 @@ impl Recorder {
             host: host.to_owned(),
             series: HashMap::new(),
             order: VecDeque::new(),
-            budgets: HashMap::new(),
+            budgets: Budgets::default(),
         };
         group.spawn_until_stopped("event-recorder", writer.run(waiting));
         Self { notes }
@@ -120,6 +120,35 @@ struct Budget {
     refilled: Instant,
 }
 
+/// The token buckets of the objects that had events lately, [`limits::EVENT_SERIES`] of them.
+#[derive(Default)]
+struct Budgets(HashMap<String, Budget>);
+
+impl Budgets {
+    /// Takes a token from the object's budget: a burst, then one every five minutes.
+    fn take(&mut self, object: String, now: Instant) -> bool {
+        if self.0.len() >= limits::EVENT_SERIES && !self.0.contains_key(&object) {
+            self.make_room(now);
+        }
+        let budget = self.0.entry(object).or_insert(Budget { tokens: limits::EVENT_BURST, refilled: now });
+        if refill(budget, now) == 0 {
+            return false;
+        }
+        budget.tokens -= 1;
+        true
+    }
+
+    /// Full budgets are as good as none. If there is no such one, the oldest object is forgotten: a new one must be heard.
+    fn make_room(&mut self, now: Instant) {
+        self.0.retain(|_, budget| refill(budget, now) < limits::EVENT_BURST);
+        if self.0.len() >= limits::EVENT_SERIES
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, budget)| budget.refilled).map(|(name, _)| name.clone())
+        {
+            self.0.remove(&oldest);
+        }
+    }
+}
+
 struct Writer {
     client: kube::Client,
     component: String,
@@ -127,36 +156,19 @@ struct Writer {
     series: HashMap<Series, Written>,
     /// Insertion order of `series`, so that the oldest is forgotten first.
     order: VecDeque<Series>,
-    budgets: HashMap<String, Budget>,
+    budgets: Budgets,
 }
 
 impl Writer {
     async fn run(mut self, mut waiting: mpsc::Receiver<Note>) {
         while let Some(note) = waiting.recv().await {
-            if !self.allows(&note, clock::now()) {
+            if !self.budgets.take(object_name(&note.about), clock::now()) {
                 continue;
             }
             if let Err(error) = self.write(note).await {
                 tracing::debug!(error = %Chain(&error), "event not written");
             }
         }
-    }
-
-    /// Takes a token from the object's budget: a burst, then one every five minutes.
-    fn allows(&mut self, note: &Note, now: Instant) -> bool {
-        let object = object_name(&note.about);
-        if self.budgets.len() >= limits::EVENT_SERIES && !self.budgets.contains_key(&object) {
-            self.budgets.retain(|_, budget| refill(budget, now) < limits::EVENT_BURST);
-            if self.budgets.len() >= limits::EVENT_SERIES {
-                return false;
-            }
-        }
-        let budget = self.budgets.entry(object).or_insert(Budget { tokens: limits::EVENT_BURST, refilled: now });
-        if refill(budget, now) == 0 {
-            return false;
-        }
-        budget.tokens -= 1;
-        true
     }
 
     async fn write(&mut self, note: Note) -> Result<(), kube::Error> {
@@ -296,6 +308,21 @@ mod tests {
         assert_eq!(refill(&mut budget, start + Duration::from_secs(299)), 0);
         assert_eq!(refill(&mut budget, start + Duration::from_secs(601)), 2);
         assert_eq!(refill(&mut budget, start + Duration::from_secs(900_000)), limits::EVENT_BURST);
+    }
+
+    #[test]
+    fn an_object_is_heard_however_many_there_were() {
+        let start = Instant::now();
+        let mut budgets = Budgets::default();
+        for number in 0..limits::EVENT_SERIES * 2 {
+            let now = start + Duration::from_millis(number as u64);
+            assert!(budgets.take(format!("Pod/ns/{number}"), now), "{number}");
+        }
+        assert_eq!(budgets.0.len(), limits::EVENT_SERIES);
+        let now = start + Duration::from_secs(60);
+        let last = format!("Pod/ns/{}", limits::EVENT_SERIES * 2 - 1);
+        let left = (0..limits::EVENT_BURST).filter(|_| budgets.take(last.clone(), now)).count();
+        assert_eq!(left, limits::EVENT_BURST as usize - 1, "who is remembered keeps what it has used");
     }
 
     #[test]
