@@ -230,14 +230,22 @@ fn exited(pod: &Pod, container: &Container, latest: &ContainerSeen, facts: &Fact
     }
 }
 
-/// The text of a crash-loop wait, also used in events.
-pub fn crash_message(pod: &Pod, container: &Container, delay: i64) -> String {
+/// The text of a crash-loop wait.
+fn crash_message(pod: &Pod, container: &Container, delay: i64) -> String {
     let seconds = delay / 1_000_000_000;
     let shown = if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) };
+    format!("back-off {shown} restarting failed container={} pod={}", container.name, identity(pod))
+}
+
+/// The text of the event about it. It names no time: events are counted as one as long as they say the same.
+pub fn crash_event(pod: &Pod, container: &Container) -> String {
+    format!("Back-off restarting failed container {} in pod {}", container.name, identity(pod))
+}
+
+fn identity(pod: &Pod) -> String {
     let meta = &pod.metadata;
-    let (name, namespace) = (meta.name.as_deref().unwrap_or_default(), meta.namespace.as_deref().unwrap_or_default());
-    let uid = meta.uid.as_deref().unwrap_or_default();
-    format!("back-off {shown} restarting failed container={} pod={name}_{namespace}({uid})", container.name)
+    let part = |value: &Option<String>| value.clone().unwrap_or_default();
+    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
 }
 
 fn terminated(container: &ContainerSeen, facts: &Facts<'_>) -> ContainerStateTerminated {

@@ -104,13 +104,24 @@ impl Worker {
     /// is under way then is found again by the next agent.
     pub async fn run(mut self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        // What was told already: a runtime that is away fails every pod every few seconds.
+        let mut told = String::new();
         loop {
             let wanted = self.wanted.borrow_and_update().clone();
             match self.round(&wanted).await {
                 Ok(true) => return,
-                Ok(false) => backoff.reset(),
+                Ok(false) => {
+                    backoff.reset();
+                    told.clear();
+                }
                 Err(error) => {
-                    tracing::warn!(pod = %self.id.name, namespace = %self.id.namespace, error = %Chain(&error), "pod not looked after, will retry");
+                    let error = Chain(&error).to_string();
+                    if error == told {
+                        tracing::debug!(pod = %self.id.name, namespace = %self.id.namespace, error, "pod not looked after");
+                    } else {
+                        tracing::warn!(pod = %self.id.name, namespace = %self.id.namespace, error, "pod not looked after, will retry");
+                        told = error;
+                    }
                     self.pause(backoff.next_delay()).await;
                 }
             }
@@ -255,16 +266,9 @@ impl Worker {
 
     /// Tells users, from the second restart on, that the next one will wait.
     fn back_off_event(&self, pod: &Pod, container: &Container, finished: i64) {
-        if let Some((_, delay)) = self
-            .memory
-            .may_restart_at(&container.name, finished)
-            .filter(|(_, delay)| *delay > limits::BACKOFF_FIRST.as_nanos() as i64)
-        {
-            self.context.recorder.warning(
-                about(pod, container),
-                "BackOff",
-                status::crash_message(pod, container, delay),
-            );
+        let waits = self.memory.may_restart_at(&container.name, finished);
+        if waits.is_some_and(|(_, delay)| delay > limits::BACKOFF_FIRST.as_nanos() as i64) {
+            self.context.recorder.warning(about(pod, container), "BackOff", status::crash_event(pod, container));
         }
     }
 
