@@ -233,9 +233,12 @@ fn claim(directory: &Path) -> Result<Flock<File>> {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listen on {address}: is another server running? `ss -ltnp` shows who has the port"))
+    TcpListener::bind(address).await.with_context(|| taken(address))
+}
+
+/// What to do about an address that cannot be listened on.
+fn taken(address: SocketAddr) -> String {
+    format!("listen on {address}: is another server running? `ss -ltnp` shows who has the port")
 }
 
 async fn start_store(
@@ -272,7 +275,11 @@ async fn start_store(
     options.heartbeat = Duration::from_millis(config.heartbeat_ms);
     options.election_min = Duration::from_millis(config.election_min_ms);
     options.election_max = Duration::from_millis(config.election_max_ms);
-    let handle = raft::start(options, machine, group).await.context("start raft")?;
+    let handle = match raft::start(options, machine, group).await {
+        Ok(handle) => handle,
+        Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
+        Err(error) => return Err(error).context("start raft"),
+    };
     store.attach(handle.clone(), group);
     Ok((store, handle))
 }

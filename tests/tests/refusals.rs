@@ -61,7 +61,8 @@ fn a_server_refuses_what_is_not_its_own() {
     says(configured(&cluster, &[("data-dir", &fresh)]), "is another server running?");
     for (kind, setting) in [("client", "listen-client"), ("peer", "listen-peer")] {
         let taken = cluster.state()["servers"][0][kind].as_str().expect("an address").to_owned();
-        says(server(&cluster, &[("data-dir", &fresh), (setting, &taken)]), &taken);
+        let why = format!("listen on {taken}: is another server running?");
+        says(server(&cluster, &[("data-dir", &fresh), (setting, &taken)]), &why);
     }
 
     other.pintle(&["cluster", "kill", "s1"]).ok();

@@ -269,7 +269,16 @@ fn remove_groups(groups: &BTreeSet<PathBuf>) {
 
 /// Unmounts everything below `directory`, the deepest first.
 fn unmount_below(directory: &Path) -> Result<()> {
+    // The kernel tells of mounts without symbolic links; the home may lie behind one.
+    let Ok(directory) = directory.canonicalize() else { return Ok(()) };
     let table = fs::read_to_string("/proc/self/mounts").context("read the mount table")?;
+    for point in mounts_below(&table, &directory) {
+        umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
+fn mounts_below(table: &str, directory: &Path) -> Vec<PathBuf> {
     let mut points: Vec<PathBuf> = table
         .lines()
         .filter_map(|line| line.split_whitespace().nth(1))
@@ -277,8 +286,17 @@ fn unmount_below(directory: &Path) -> Result<()> {
         .filter(|point| point.starts_with(directory))
         .collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
-    for point in points {
-        umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+    points
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_deepest_first_and_only_below() {
+        let table = "a /run/x/w1 tmpfs rw\nb /run/x/w1/a\\040b/c tmpfs rw\nc /run/x/w11 tmpfs rw\nd /run/x/w1/a\\040b tmpfs rw\n";
+        let found = mounts_below(table, Path::new("/run/x/w1"));
+        assert_eq!(found, ["/run/x/w1/a b/c", "/run/x/w1/a b", "/run/x/w1"].map(PathBuf::from));
     }
-    Ok(())
 }
