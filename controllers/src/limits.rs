@@ -42,3 +42,6 @@ pub const ENDPOINTS_PAUSE: Duration = Duration::from_micros(100);
 pub const ENDPOINTS_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub const REPLICAS_PAUSE: Duration = Duration::from_micros(20);
 pub const REPLICAS_PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// Longest wait until a bootstrap token is looked at again: its end is wall-clock time, and clocks are set.
+pub const TOKEN_LOOK: Duration = Duration::from_secs(3600);
