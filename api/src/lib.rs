@@ -3,7 +3,7 @@
 //!
 //! Objects are `serde_json::Value` trees. A body enters through [`codec`], which leaves only trees whose known fields have
 //! the types of their [`schema`]; everything behind that point may rely on it, and panics on nothing all the same.
-//! Layer 1: pure functions over values; no I/O, no clock, no tasks. Imports `base` only.
+//! Layer 1: pure functions over values (signatures of [`tokens`] are salted); no I/O, no clock, no tasks. Imports `base` only.
 
 pub mod codec;
 pub mod defaults;
@@ -20,5 +20,6 @@ pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod table;
+pub mod tokens;
 pub mod tree;
 pub mod validate;

@@ -1,13 +1,14 @@
 //! Authentication: whose request this is.
 //!
 //! Order: the verified client certificate of the connection ([`x509`]), or a bearer token: service account
-//! ([`service_account`]) or bootstrap ([`bootstrap_token`]). A fellow server may then name the user it speaks for
+//! ([`service_account`], or out of a Secret: [`legacy_token`]) or bootstrap ([`bootstrap_token`]). A fellow server may then name the user it speaks for
 //! ([`proxied`]), and anybody may ask to be somebody else ([`impersonation`]), if authorised. A credential that is shown
 //! and bad is 401; no credential is anonymous. Why a credential was refused is logged, without the credential, and told
 //! to nobody.
 
 pub(crate) mod bootstrap_token;
 pub(crate) mod impersonation;
+pub(crate) mod legacy_token;
 pub(crate) mod proxied;
 pub(crate) mod service_account;
 pub(crate) mod x509;
@@ -15,15 +16,16 @@ pub(crate) mod x509;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
 use pintle_api::status::Status;
 use pintle_base::clock;
+use serde_json::Value;
 
 use crate::authz::live::Live;
 use crate::authz::{Authorizer, SERVERS};
-use crate::tokens::Issuer;
+use crate::tokens::{Form, Issuer};
 use crate::types::{AUTHENTICATED, Authenticate, PeerCerts, UserInfo};
 
 /// Sub-protocol in which browsers carry a bearer token, as they cannot set headers on a WebSocket.
@@ -38,6 +40,8 @@ pub(crate) enum RefusedToken {
     Token(#[from] crate::tokens::TokenError),
     #[error("{what} {name:?} is gone, was replaced or is being deleted")]
     Gone { what: &'static str, name: String },
+    #[error("token of secret {secret:?}: {why}")]
+    Legacy { secret: String, why: &'static str },
     #[error("bootstrap token {id:?}: {why}")]
     Bootstrap { id: String, why: &'static str },
 }
@@ -92,8 +96,12 @@ impl Authenticator {
     /// Whose token this is, for the given audiences. Used by the edge and by TokenReview.
     pub(crate) async fn token(&self, token: &str, audiences: &[String]) -> Result<TokenUser, RefusedToken> {
         let now = clock::unix_seconds();
-        if self.issuer.is_ours(token) {
-            return service_account::identify(&self.issuer, &*self.live, token, audiences, now).await;
+        match self.issuer.form(token) {
+            Some(Form::Bound) => {
+                return service_account::identify(&self.issuer, &*self.live, token, audiences, now).await;
+            }
+            Some(Form::Legacy) => return legacy_token::identify(&self.issuer, &*self.live, token, audiences).await,
+            None => (),
         }
         let Some((id, secret)) = bootstrap_token::split(token) else { return Err(RefusedToken::Unknown) };
         let user = bootstrap_token::identify(&*self.live, id, secret, now)?;
@@ -130,6 +138,12 @@ pub(crate) fn authenticated(mut user: UserInfo) -> UserInfo {
         user.groups.push(AUTHENTICATED.into());
     }
     user
+}
+
+/// An entry of a Secret's data; empty if it is absent or no base64.
+fn secret_data(secret: &Value, key: &str) -> Vec<u8> {
+    let encoded = secret.get("data").and_then(|data| data.get(key)).and_then(Value::as_str).unwrap_or("");
+    STANDARD.decode(encoded).unwrap_or_default()
 }
 
 /// Compares without telling by its duration where the difference is. Lengths are not secret.

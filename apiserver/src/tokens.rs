@@ -1,18 +1,20 @@
 //! Service account tokens: issued by `serviceaccounts/token`, checked at the edge, verifiable by others through OIDC discovery.
 //!
-//! All tokens are bound (KEP-1205): audience, expiry, and the objects they live and die with. [`jwt`] knows signatures,
-//! [`Issuer`] the claims, [`request`] the subresource; whether the named objects still live is asked in `authn`.
+//! Tokens issued here are bound (KEP-1205): audience, expiry, and the objects they live and die with. Those in Secrets
+//! ([`legacy`]) are made by a controller with the same key and only checked here. [`jwt`] knows signatures, [`Issuer`] the
+//! claims, [`request`] the subresource; whether the named objects still live is asked in `authn`.
 
 pub(crate) mod discovery;
-pub(crate) mod jwt;
 pub(crate) mod request;
 
+use pintle_api::tokens::jwt::{self, JwtError, Keys};
+use pintle_api::tokens::legacy;
 use serde::{Deserialize, Serialize};
 
-pub use jwt::KeyError;
+pub use pintle_api::tokens::jwt::KeyError;
+pub(crate) use pintle_api::tokens::{account_of, account_user};
 
 use crate::types::ServiceAccountConfig;
-use jwt::{JwtError, Keys};
 
 /// Difference between the clocks of two servers that tokens tolerate at their start.
 const CLOCK_SKEW_SECONDS: i64 = 60;
@@ -86,6 +88,13 @@ pub(crate) enum TokenError {
     Subject,
 }
 
+/// The kinds of tokens of one cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Bound,
+    Legacy,
+}
+
 /// Signs and checks the tokens of one cluster.
 pub(crate) struct Issuer {
     keys: Keys,
@@ -107,9 +116,13 @@ impl Issuer {
         self.keys.sign(claims)
     }
 
-    /// True if the token says it is ours; proves nothing.
-    pub fn is_ours(&self, token: &str) -> bool {
-        jwt::unverified_issuer(token).is_some_and(|issuer| issuer == self.issuer)
+    /// Which of our kinds the token says it is, `None` if it is not ours; proves nothing.
+    pub fn form(&self, token: &str) -> Option<Form> {
+        match jwt::unverified_issuer(token)? {
+            issuer if issuer == self.issuer => Some(Form::Bound),
+            issuer if issuer == legacy::ISSUER => Some(Form::Legacy),
+            _ => None,
+        }
     }
 
     /// Checks everything that needs no look at the cluster, and returns the claims with the audiences that matched.
@@ -133,17 +146,22 @@ impl Issuer {
         }
         Ok((claims, matched))
     }
-}
 
-/// User name of a service account.
-pub(crate) fn account_user(namespace: &str, name: &str) -> String {
-    format!("system:serviceaccount:{namespace}:{name}")
-}
-
-/// Namespace and name of a service account's user name.
-pub(crate) fn account_of(user: &str) -> Option<(&str, &str)> {
-    let (namespace, name) = user.strip_prefix("system:serviceaccount:")?.split_once(':')?;
-    (!namespace.is_empty() && !name.is_empty() && !name.contains(':')).then_some((namespace, name))
+    /// As [`check`](Self::check), for a token out of a Secret. It names no audience: it is meant for this API and no other.
+    pub fn check_legacy(&self, token: &str, audiences: &[String]) -> Result<(legacy::Claims, Vec<String>), TokenError> {
+        let claims: legacy::Claims = self.keys.verify(token)?;
+        if claims.iss != legacy::ISSUER {
+            return Err(TokenError::Issuer);
+        }
+        let matched: Vec<String> = self.audiences.iter().filter(|aud| audiences.contains(aud)).cloned().collect();
+        if matched.is_empty() {
+            return Err(TokenError::Audience { have: self.audiences.clone(), want: audiences.to_vec() });
+        }
+        if !claims.names_its_subject() {
+            return Err(TokenError::Subject);
+        }
+        Ok((claims, matched))
+    }
 }
 
 #[cfg(test)]
@@ -152,11 +170,20 @@ pub(crate) mod tests {
 
     pub(crate) const NOW: i64 = 1_800_000_000;
 
+    /// A fresh P-256 key as PEM.
+    pub(crate) fn fresh_pem() -> String {
+        rcgen::KeyPair::generate().expect("key").serialize_pem()
+    }
+
     pub(crate) fn issuer() -> Issuer {
+        issuer_with(fresh_pem())
+    }
+
+    pub(crate) fn issuer_with(signing_key_pem: String) -> Issuer {
         Issuer::new(&ServiceAccountConfig {
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
             audiences: vec!["api".into()],
-            signing_key_pem: jwt::tests::fresh_pem(),
+            signing_key_pem,
             public_keys_pem: Vec::new(),
         })
         .expect("issuer")
@@ -209,13 +236,5 @@ pub(crate) mod tests {
         }))
         .expect("claims");
         assert_eq!(claims.aud, ["api"]);
-    }
-
-    #[test]
-    fn account_names_are_parsed_strictly() {
-        assert_eq!(account_of("system:serviceaccount:a:b"), Some(("a", "b")));
-        for bad in ["system:serviceaccount:a", "system:serviceaccount::b", "system:serviceaccount:a:b:c", "a:b", ""] {
-            assert_eq!(account_of(bad), None, "{bad}");
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use pintle_api::tokens::jwt::Keys;
 use pintle_apiserver::authz::SERVERS;
 use pintle_apiserver::types::{MASTERS, PeerServer, ServiceAccountConfig};
 use pintle_apiserver::{ApiServer, UserInfo};
@@ -384,6 +385,7 @@ fn start_actors(
             certificate: identity.authority.certificate.clone(),
             key: identity.authority.key.clone(),
         },
+        token_keys: Keys::from_pem(&identity.authority.service_account_key, &[]).context("read sa.key")?,
         pod_network: Range::new(&config.cluster_cidr, NODE_BLOCK).context("cluster-cidr")?,
         node_grace: Duration::from_secs(config.node_grace_seconds),
         cluster_dns: service_address(config, 10)?,

@@ -45,11 +45,14 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod root_ca;
 pub mod runtime;
+pub mod service_account_token;
 pub mod serviceaccount;
+pub mod token_cleaner;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use pintle_api::tokens::jwt;
 use pintle_base::task;
 use pintle_client::{Clients, LeaderGate, LeaderLease, Reflectors};
 
@@ -61,6 +64,8 @@ pub struct Options {
     pub server: String,
     /// The cluster's authority: published to every namespace, and the signer of node certificates.
     pub authority: csr::Authority,
+    /// The keys of service accounts' tokens.
+    pub token_keys: jwt::Keys,
     /// The cluster's pod network, cut into blocks for the nodes.
     pub pod_network: node_ipam::plan::Range,
     /// A node without a sign of life for this long is lost.
@@ -86,6 +91,9 @@ pub fn run(clients: Clients, reflectors: Reflectors, gate: LeaderGate, options: 
     runtime.add(node_lifecycle::NodeLifecycle::new(&context, options.node_grace));
     runtime.add(serviceaccount::ServiceAccounts::new(&context));
     runtime.add(root_ca::RootCa::new(&context, options.authority.certificate.clone()));
+    let certificate = options.authority.certificate.clone();
+    runtime.add(service_account_token::ServiceAccountTokens::new(&context, options.token_keys, certificate));
+    runtime.add(token_cleaner::TokenCleaner::new(&context));
     runtime.add(csr::CertificateRequests::new(&context, options.authority));
     runtime.add(cluster_dns::ClusterDns::new(&context, options.cluster_dns.to_string()));
     runtime.add(namespace::Namespaces::new(&context));

@@ -47,3 +47,17 @@ pub const REPLICAS_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// that are read in a few milliseconds.
 pub const NAMESPACE_PAGE: u32 = 500;
 pub const NAMESPACE_DELETES: usize = 16;
+/// Longest wait until a bootstrap token is looked at again: its end is wall-clock time, and clocks are set.
+pub const TOKEN_LOOK: Duration = Duration::from_secs(3600);
+
+/// Time between two lost nodes of a zone whose pods are sent away, upstream's 0.1 nodes a second: the others have to take
+/// these pods, and a fault on this side does little harm until somebody sees it.
+pub const EVICTION_PERIOD: Duration = Duration::from_secs(10);
+/// The same in a large zone that is lost in large part, upstream's 0.01 nodes a second.
+pub const EVICTION_PERIOD_REDUCED: Duration = Duration::from_secs(100);
+/// A zone with more nodes than this is large: in one that is not, nobody is sent away once it is lost in large part, for
+/// there is nowhere to go. Upstream's figure.
+pub const LARGE_ZONE: usize = 50;
+/// A zone is lost in large part from this share on, and only with more losses than these. Upstream's figures.
+pub const ZONE_LOST_PERCENT: usize = 55;
+pub const ZONE_LOSSES: usize = 2;

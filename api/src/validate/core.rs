@@ -9,6 +9,7 @@ use crate::meta::Meta;
 use crate::names;
 use crate::quantity::Quantity;
 use crate::status::{FieldError, Path};
+use crate::tokens::legacy;
 use crate::tree;
 
 /// Data of one ConfigMap or Secret, decoded.
@@ -91,10 +92,9 @@ pub(super) fn secret(object: &Value, errors: &mut Errors) {
         }
     };
     match tree::text(object, "/type") {
-        "kubernetes.io/service-account-token" => {
-            let key = "kubernetes.io/service-account.name";
-            if Meta::of(object).annotation(key).unwrap_or_default().is_empty() {
-                let path = Path::new("metadata").child("annotations").key(key);
+        legacy::SECRET_TYPE => {
+            if Meta::of(object).annotation(legacy::ACCOUNT_NAME).unwrap_or_default().is_empty() {
+                let path = Path::new("metadata").child("annotations").key(legacy::ACCOUNT_NAME);
                 errors.push(FieldError::required(&path, ""));
             }
         }

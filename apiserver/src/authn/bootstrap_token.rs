@@ -3,17 +3,14 @@
 //! `ID.SECRET` is kept in secret `kube-system/bootstrap-token-ID`. Read from the cache only: strangers send these, and
 //! must not be able to make the store work.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use jiff::Timestamp;
+use pintle_api::tokens::bootstrap::{self, EXPIRATION, NAMESPACE, SECRET_TYPE};
 
-use super::{RefusedToken, authenticated, constant_time_eq};
+use super::{RefusedToken, authenticated, constant_time_eq, secret_data as data};
 use crate::authz::live::{Live, SECRETS, is_terminating, text};
 use crate::types::UserInfo;
 
 pub(crate) const BOOTSTRAPPERS: &str = "system:bootstrappers";
-const NAMESPACE: &str = "kube-system";
-const SECRET_TYPE: &str = "bootstrap.kubernetes.io/token";
 const ID_LENGTH: usize = 6;
 const SECRET_LENGTH: usize = 16;
 /// Longest extra group accepted.
@@ -37,7 +34,8 @@ pub(crate) fn identify(live: &dyn Live, id: &str, secret: &str, now: i64) -> Res
     if !same_secret || !same_id {
         return Err(refuse("wrong secret"));
     }
-    if is_expired(&data(&object, "expiration"), now) {
+    let now = Timestamp::from_second(now).unwrap_or(Timestamp::MAX);
+    if bootstrap::life(&data(&object, EXPIRATION), now).is_over() {
         return Err(refuse("expired"));
     }
     if data(&object, "usage-bootstrap-authentication") != b"true" {
@@ -47,20 +45,6 @@ pub(crate) fn identify(live: &dyn Live, id: &str, secret: &str, now: i64) -> Res
     let name = format!("system:bootstrap:{id}");
     let groups = std::iter::once(BOOTSTRAPPERS.to_owned()).chain(groups).collect();
     Ok(authenticated(UserInfo { name, groups, ..UserInfo::default() }))
-}
-
-fn data(secret: &Value, key: &str) -> Vec<u8> {
-    let encoded = secret.get("data").and_then(|data| data.get(key)).and_then(Value::as_str).unwrap_or("");
-    STANDARD.decode(encoded).unwrap_or_default()
-}
-
-/// An expiration that cannot be read counts as past.
-fn is_expired(expiration: &[u8], now: i64) -> bool {
-    if expiration.is_empty() {
-        return false;
-    }
-    let at = std::str::from_utf8(expiration).ok().and_then(|text| text.trim().parse::<jiff::Timestamp>().ok());
-    at.is_none_or(|at| at.as_second() <= now)
 }
 
 /// `None` if any of them is not below `system:bootstrappers:`.
@@ -80,7 +64,9 @@ fn is_bootstrap_group(group: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::authz::live::tests::Fixed;

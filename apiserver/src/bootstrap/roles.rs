@@ -221,7 +221,7 @@ const CLUSTER_BINDINGS: &[(&str, &str, &[(&str, &str)])] = &[
     ("pintle:node-autoapprove-certificate-rotation", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", &[("Group", "system:nodes")]),
 ];
 
-/// Namespaced roles: namespace, name, grants with the names they are limited to, and the subjects of their binding.
+/// Namespaced roles: namespace, name, grant with the names it is limited to if any, and the subjects of their binding.
 type NamespacedRole =
     (&'static str, &'static str, Grant, &'static [&'static str], &'static [(&'static str, &'static str)]);
 #[rustfmt::skip]
@@ -229,6 +229,7 @@ const ROLES: &[NamespacedRole] = &[
     ("kube-public", "pintle:cluster-info", ("get", "", "configmaps"), &["cluster-info"], &[("Group", "system:bootstrappers"), ("Group", ALL)]),
     ("kube-system", "extension-apiserver-authentication-reader", (R, "", "configmaps"), &["extension-apiserver-authentication"],
         &[("User", CONTROLLER_USER), ("User", "system:kube-scheduler")]),
+    ("kube-system", "system:controller:token-cleaner", ("delete,get,list,watch", "", "secrets"), &[], &[("User", CONTROLLER_USER)]),
 ];
 
 fn words(list: &str) -> Vec<&str> {
@@ -318,7 +319,9 @@ pub(super) fn roles_and_bindings() -> (Vec<Value>, Vec<Value>) {
     let (mut roles, mut bindings) = (Vec::new(), Vec::new());
     for (namespace, name, grant, names, subjects) in ROLES {
         let mut rule = rule(*grant);
-        rule["resourceNames"] = json!(names);
+        if !names.is_empty() {
+            rule["resourceNames"] = json!(names);
+        }
         let mut role = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata(name), "rules": [rule],
         });

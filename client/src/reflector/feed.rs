@@ -19,7 +19,7 @@ use crate::object::resource_version;
 use crate::{Key, limits};
 
 /// Which objects of a kind are reflected; everything by default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selection {
     pub labels: Option<String>,
     pub fields: Option<String>,

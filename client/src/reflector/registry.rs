@@ -1,4 +1,4 @@
-//! The reflectors of a process: one per kind, started when it is first asked for.
+//! The reflectors of a process: one per kind and selection, started when it is first asked for.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use super::{Reflected, Selection, SharedReflector, feed};
 pub struct Reflectors {
     client: kube::Client,
     group: task::Group,
-    kinds: Arc<Mutex<HashMap<TypeId, Arc<dyn Entry>>>>,
+    kinds: Arc<Mutex<HashMap<(TypeId, Selection), Arc<dyn Entry>>>>,
 }
 
 impl Reflectors {
@@ -26,12 +26,19 @@ impl Reflectors {
 
     /// The reflector of all objects of kind `K`.
     pub fn of<K: Reflected>(&self) -> SharedReflector<K> {
+        self.selected(Selection::all())
+    }
+
+    /// The reflector of those objects of kind `K` that `selection` names: for kinds of which most objects are no concern of
+    /// the reader.
+    pub fn selected<K: Reflected>(&self, selection: Selection) -> SharedReflector<K> {
         let mut kinds = self.kinds.lock();
-        let entry = kinds.entry(TypeId::of::<K>()).or_insert_with(|| {
-            Arc::new(SharedReflector::<K>::start(self.client.clone(), Selection::all(), &self.group))
+        let entry = kinds.entry((TypeId::of::<K>(), selection.clone())).or_insert_with(|| {
+            let reflector = SharedReflector::<K>::start(self.client.clone(), selection.clone(), &self.group);
+            Arc::new(Selected { reflector, selection })
         });
-        let reflector = entry.as_any().downcast_ref::<SharedReflector<K>>();
-        reflector.cloned().expect("invariant: an entry is stored under the type it was made for")
+        let selected = entry.as_any().downcast_ref::<Selected<K>>();
+        selected.expect("invariant: an entry is stored under the type it was made for").reflector.clone()
     }
 
     /// Resolves once every reflector asked for so far has its first complete list.
@@ -58,16 +65,21 @@ trait Entry: Send + Sync {
     fn catch_up(&self, client: kube::Client) -> BoxFuture<'_, ()>;
 }
 
-impl<K: Reflected> Entry for SharedReflector<K> {
+struct Selected<K> {
+    reflector: SharedReflector<K>,
+    selection: Selection,
+}
+
+impl<K: Reflected> Entry for Selected<K> {
     fn as_any(&self) -> &dyn Any {
         self
     }
 
     fn ready(&self) -> BoxFuture<'_, ()> {
-        Box::pin(SharedReflector::ready(self))
+        Box::pin(self.reflector.ready())
     }
 
     fn catch_up(&self, client: kube::Client) -> BoxFuture<'_, ()> {
-        Box::pin(async move { feed::catch_up(client, &Selection::all(), self).await })
+        Box::pin(feed::catch_up(client, &self.selection, &self.reflector))
     }
 }

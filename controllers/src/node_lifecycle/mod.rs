@@ -1,13 +1,15 @@
 //! Watches over nodes: silent ones become Unknown, conditions become taints, pods leave where they are not tolerated.
 //!
 //! Always holds: silence is measured on this process's monotonic clock from when it saw the last change of a node's Lease or
-//! status, never by comparing clocks; a new leader gives every node its full grace and every pod its full toleration; while
-//! no node is ready nothing is evicted, because then the fault is more likely ours, and afterwards all time starts anew
-//! (upstream's full disruption mode).
+//! status, never by comparing clocks; a new leader gives every node its full grace and every pod its full toleration, and
+//! sends nobody away before it has heard from a node that works; lost nodes are emptied zone by zone at the rates of
+//! [`zones`]; while no node is ready nothing is evicted, because then the fault is more likely ours, and afterwards all time
+//! starts anew (upstream's full disruption mode).
 
 pub mod plan;
+pub mod zones;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -22,8 +24,11 @@ use pintle_client::object::reference;
 use pintle_client::{Index, Key, ObjectEvent, Recorder, SharedReflector};
 use serde_json::json;
 
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
-use plan::{Census, Memory, Stay};
+use crate::runtime::{
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found, is_refused,
+};
+use plan::{Census, Eviction, Memory, Stay};
+use zones::{Turn, Zones};
 
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
@@ -36,6 +41,9 @@ pub struct NodeLifecycle {
     grace: Duration,
     memory: Arc<Mutex<Memory>>,
     census: Arc<Mutex<Census>>,
+    zones: Mutex<Zones>,
+    /// For those whose turn may have come because of another node.
+    intake: OnceLock<Intake>,
     recorder: Recorder,
 }
 
@@ -51,6 +59,8 @@ impl NodeLifecycle {
             grace,
             memory: Arc::default(),
             census: Arc::default(),
+            zones: Mutex::default(),
+            intake: OnceLock::new(),
             recorder: context.recorder("node-controller"),
         }
     }
@@ -65,6 +75,7 @@ impl Controller for NodeLifecycle {
 
     fn watch(&self, intake: &Intake) {
         self.count(intake);
+        self.intake.get_or_init(|| intake.clone());
         intake.every(&self.nodes);
         intake.mapped(&self.leases, |lease| {
             let ours = lease.metadata.namespace.as_deref() == Some(LEASES);
@@ -90,25 +101,26 @@ impl Controller for NodeLifecycle {
 
     fn begin(&self) {
         *self.memory.lock() = Memory::default();
+        *self.zones.lock() = Zones::default();
     }
 
     async fn reconcile(&self, key: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
+        let now = clock::now();
         let Some(node) = self.nodes.get(key) else {
             self.memory.lock().forget(&key.name);
+            let woken = self.zones.lock().forget(&key.name, now);
+            self.wake(woken);
             return Ok(Outcome::Done);
         };
-        let now = clock::now();
         let since = self.memory.lock().note(&key.name, self.mark(&node), now);
         let silent = now.saturating_duration_since(since);
+        self.judge(&node, silent, now);
         if silent >= self.grace {
             return self.lost(&node, lead).await;
         }
-        let mut next = self.grace - silent;
-        let taints = self.taint(&node, lead).await?;
-        if let Some(wait) = self.evict(&node, &taints, lead).await? {
-            next = next.min(wait);
-        }
-        Ok(Outcome::After(next))
+        let wait = self.taint_and_evict(&node, lead).await?;
+        let next = self.grace - silent;
+        Ok(Outcome::After(wait.map_or(next, |wait| next.min(wait))))
     }
 }
 
@@ -130,6 +142,19 @@ impl NodeLifecycle {
                 nodes.keys().into_iter().for_each(|key| sink.add(key));
             }
         });
+    }
+
+    /// Tells the node's zone whether it works, as far as this process can tell by itself.
+    fn judge(&self, node: &Node, silent: Duration, now: Instant) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let healthy = plan::is_ready(node) && silent < self.grace && self.memory.lock().has_heard(name);
+        let woken = self.zones.lock().set(name, &zones::zone_of(node), healthy, now);
+        self.wake(woken);
+    }
+
+    fn wake(&self, names: Vec<String>) {
+        let Some(intake) = self.intake.get() else { return };
+        names.into_iter().for_each(|name| intake.add(Key::cluster(name)));
     }
 
     /// What changes with each sign of life of the node.
@@ -160,9 +185,34 @@ impl NodeLifecycle {
             // The event of our own write brings us back, with the conditions that taints follow.
             return Ok(Outcome::Done);
         }
-        let taints = self.taint(node, lead).await?;
-        let wait = self.evict(node, &taints, lead).await?;
+        let wait = self.taint_and_evict(node, lead).await?;
         Ok(wait.map_or(Outcome::Done, Outcome::After))
+    }
+
+    /// Sees to the node's taints and to the pods that do not tolerate them; returns when to look again.
+    async fn taint_and_evict(&self, node: &Node, lead: &Lead) -> Result<Option<Duration>, ReconcileError> {
+        let (eviction, turn) = self.turn(node);
+        let taints = self.taint(node, eviction, lead).await?;
+        let pods = self.evict(node, &taints, lead).await?;
+        Ok(turn.into_iter().chain(pods).min())
+    }
+
+    /// What may be done about the pods of `node`, and when to ask again if it has to wait for its turn.
+    fn turn(&self, node: &Node) -> (Eviction, Option<Duration>) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if self.census.lock().is_disrupted() {
+            return (Eviction::Stop, None);
+        }
+        let mut zones = self.zones.lock();
+        if !plan::awaits_eviction(node) {
+            zones.withdraw(name);
+            return (Eviction::Hold, None);
+        }
+        match zones.ask(name, clock::now()) {
+            Turn::Now => (Eviction::Start, None),
+            Turn::In(wait) => (Eviction::Hold, Some(wait)),
+            Turn::Never => (Eviction::Hold, None),
+        }
     }
 
     /// Pods of a lost node are not ready: services must not send anything to them.
@@ -184,9 +234,8 @@ impl NodeLifecycle {
     }
 
     /// Sees that the node has the taints it should have, and returns these.
-    async fn taint(&self, node: &Node, lead: &Lead) -> Result<Vec<Taint>, ReconcileError> {
-        let disrupted = self.census.lock().is_disrupted();
-        let Some(taints) = plan::taints(node, disrupted, now()) else {
+    async fn taint(&self, node: &Node, eviction: Eviction, lead: &Lead) -> Result<Vec<Taint>, ReconcileError> {
+        let Some(taints) = plan::taints(node, eviction, now()) else {
             return Ok(node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default());
         };
         let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -195,8 +244,14 @@ impl NodeLifecycle {
             json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         let nodes: Api<Node> = Api::all(lead.client.clone());
         match nodes.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("taint a node")(error)),
-            _ => Ok(taints),
+            Ok(_) => Ok(taints),
+            Err(error) if is_not_found(&error) => Ok(Vec::new()),
+            Err(error) => {
+                if eviction == Eviction::Start && is_refused(&error) {
+                    self.zones.lock().give_back(name);
+                }
+                Err(api("taint a node")(error))
+            }
         }
     }
 

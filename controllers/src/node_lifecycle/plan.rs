@@ -72,19 +72,50 @@ pub fn is_ready(node: &Node) -> bool {
     status_of(node, "Ready") == Some("True")
 }
 
-/// The taints the node should have; `None` if it has them. Taints of other makers stay, in their order.
-///
-/// While no node is ready at all (`disrupted`), none is tainted so that its pods must go: the fault is more likely on this
-/// side, and nothing could take the pods.
-pub fn taints(node: &Node, disrupted: bool, now: Timestamp) -> Option<Vec<Taint>> {
-    let mut wanted: Vec<(&str, &str)> = Vec::new();
+/// What may be done about the pods of lost nodes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// They are sent away.
+    Start,
+    /// Where they are being sent away this goes on; elsewhere it does not begin.
+    Hold,
+    /// Nobody is sent away: no node is ready at all, so the fault is more likely on this side, and nothing could take them.
+    Stop,
+}
+
+/// The taint that tells why the node does not work, if it says that it does not, or nobody hears from it.
+fn lost(node: &Node) -> Option<&'static str> {
     match status_of(node, "Ready") {
-        Some("True") => (),
-        Some("False") => wanted.extend([(NOT_READY, NO_SCHEDULE), (NOT_READY, NO_EXECUTE)]),
-        Some("Unknown") => wanted.extend([(UNREACHABLE, NO_SCHEDULE), (UNREACHABLE, NO_EXECUTE)]),
-        _ => wanted.push((NOT_READY, NO_SCHEDULE)),
+        Some("False") => Some(NOT_READY),
+        Some("Unknown") => Some(UNREACHABLE),
+        _ => None,
     }
-    wanted.retain(|(_, effect)| !(disrupted && *effect == NO_EXECUTE));
+}
+
+fn is_evicted(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
+    taints.iter().any(|taint| taint.effect == NO_EXECUTE && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()))
+}
+
+/// True if the node is lost and its pods are not being sent away yet.
+pub fn awaits_eviction(node: &Node) -> bool {
+    lost(node).is_some() && !is_evicted(node)
+}
+
+/// The taints the node should have; `None` if it has them. Taints of other makers stay, in their order.
+pub fn taints(node: &Node, eviction: Eviction, now: Timestamp) -> Option<Vec<Taint>> {
+    let evicts = match eviction {
+        Eviction::Start => true,
+        Eviction::Hold => is_evicted(node),
+        Eviction::Stop => false,
+    };
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    match lost(node) {
+        Some(key) if evicts => wanted.extend([(key, NO_SCHEDULE), (key, NO_EXECUTE)]),
+        Some(key) => wanted.push((key, NO_SCHEDULE)),
+        None if is_ready(node) => (),
+        None => wanted.push((NOT_READY, NO_SCHEDULE)),
+    }
     let pressures = PRESSURE_TAINTS.iter().filter(|(condition, _)| status_of(node, condition) == Some("True"));
     wanted.extend(pressures.map(|(_, taint)| (*taint, NO_SCHEDULE)));
     let spec = node.spec.as_ref();
@@ -148,10 +179,20 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
+/// What a node last said.
+#[derive(Debug)]
+struct Heard {
+    /// Changes with each sign of life.
+    mark: String,
+    since: Instant,
+    /// The mark has changed while this process listened: there is somebody who says it.
+    alive: bool,
+}
+
 /// When each node was last heard, and since when each pod's time on a tainted node runs, by this process's own clock.
 #[derive(Debug, Default)]
 pub struct Memory {
-    heard: BTreeMap<String, (String, Instant)>,
+    heard: BTreeMap<String, Heard>,
     /// Of each tainted node: its pods by uid, and since when this process has seen them under taints.
     leaving: BTreeMap<String, HashMap<String, Instant>>,
 }
@@ -159,16 +200,22 @@ pub struct Memory {
 impl Memory {
     /// Notes what `name` last said (`mark` changes with each sign of life) and returns since when it has been silent.
     pub fn note(&mut self, name: &str, mark: String, now: Instant) -> Instant {
-        let (old, since) = self.heard.entry(name.to_owned()).or_insert_with(|| (mark.clone(), now));
-        if *old != mark {
-            (*old, *since) = (mark, now);
+        let first = || Heard { mark: mark.clone(), since: now, alive: false };
+        let heard = self.heard.entry(name.to_owned()).or_insert_with(first);
+        if heard.mark != mark {
+            *heard = Heard { mark, since: now, alive: true };
         }
-        *since
+        heard.since
+    }
+
+    /// True if `name` has given a sign of life in this term. What it said before is hearsay.
+    pub fn has_heard(&self, name: &str) -> bool {
+        self.heard.get(name).is_some_and(|heard| heard.alive)
     }
 
     /// Every node gets its full grace again, and every pod its full time.
     pub fn restart(&mut self, now: Instant) {
-        self.heard.values_mut().for_each(|(_, since)| *since = now);
+        self.heard.values_mut().for_each(|heard| heard.since = now);
         self.leaving.clear();
     }
 
@@ -233,7 +280,7 @@ mod tests {
     }
 
     fn keys(node: &Node) -> String {
-        let taints = taints(node, false, at(0)).unwrap_or_default();
+        let taints = taints(node, Eviction::Start, at(0)).unwrap_or_default();
         taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect::<Vec<_>>().join(" ")
     }
 
@@ -258,10 +305,10 @@ mod tests {
                 {"key": NOT_READY, "effect": "NoSchedule"}]}))
             .expect("spec"),
         );
-        let left = taints(&node, false, at(0)).expect("changes");
+        let left = taints(&node, Eviction::Start, at(0)).expect("changes");
         assert_eq!(left.iter().map(|taint| taint.key.as_str()).collect::<Vec<_>>(), ["mine"]);
         node.spec.as_mut().expect("spec").taints = Some(left);
-        assert_eq!(taints(&node, false, at(0)), None);
+        assert_eq!(taints(&node, Eviction::Start, at(0)), None);
     }
 
     #[test]
@@ -302,7 +349,9 @@ mod tests {
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(memory.note("n", "1".into(), after(10)), after(10));
         assert_eq!(memory.note("n", "1".into(), after(15)), after(10));
+        assert!(!memory.has_heard("n"), "it may have said that to somebody else, long ago");
         assert_eq!(memory.note("n", "2".into(), after(16)), after(16));
+        assert!(memory.has_heard("n"));
         memory.restart(after(20));
         assert_eq!(memory.note("n", "2".into(), after(25)), after(20));
     }
@@ -322,11 +371,37 @@ mod tests {
     #[test]
     fn without_any_ready_node_none_is_tainted_so_that_its_pods_must_go() {
         let mut node = node("Unknown");
-        let left = taints(&node, true, at(0)).expect("changes");
+        let left = taints(&node, Eviction::Stop, at(0)).expect("changes");
         assert_eq!(left.iter().map(|taint| taint.effect.as_str()).collect::<Vec<_>>(), [NO_SCHEDULE]);
-        let full = taints(&node, false, at(0));
+        let full = taints(&node, Eviction::Start, at(0));
         node.spec = Some(k8s_openapi::api::core::v1::NodeSpec { taints: full, ..Default::default() });
-        assert_eq!(taints(&node, true, at(0)).map(|taints| taints.len()), Some(1), "a taint that was there goes");
+        assert_eq!(
+            taints(&node, Eviction::Stop, at(0)).map(|taints| taints.len()),
+            Some(1),
+            "a taint that was there goes"
+        );
+    }
+
+    #[test]
+    fn a_node_waits_for_its_turn_and_what_has_begun_goes_on() {
+        let effects = |node: &Node| {
+            let taints = taints(node, Eviction::Hold, at(0));
+            let taints = taints.or_else(|| node.spec.clone()?.taints).unwrap_or_default();
+            taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect::<Vec<_>>().join(" ")
+        };
+        let mut lost = node("Unknown");
+        assert!(awaits_eviction(&lost));
+        assert_eq!(effects(&lost), "node.kubernetes.io/unreachable:NoSchedule");
+        let full = taints(&lost, Eviction::Start, at(0));
+        lost.spec = Some(k8s_openapi::api::core::v1::NodeSpec { taints: full, ..Default::default() });
+        assert!(!awaits_eviction(&lost));
+        assert_eq!(taints(&lost, Eviction::Hold, at(0)), None);
+        let mut speaks = node("False");
+        speaks.spec = lost.spec.clone();
+        assert!(!awaits_eviction(&speaks), "one reason for another needs no turn");
+        let want = "node.kubernetes.io/not-ready:NoSchedule node.kubernetes.io/not-ready:NoExecute";
+        assert_eq!(effects(&speaks), want);
+        assert!(!awaits_eviction(&node("True")));
     }
 
     #[test]

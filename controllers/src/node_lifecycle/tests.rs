@@ -1,10 +1,12 @@
 //! The controller against a server that records what is written, on a paused clock.
 
+use futures::FutureExt;
 use kube::client::Body;
-use pintle_client::Clients;
+use pintle_client::{Clients, WorkQueue};
 use serde_json::Value;
 
 use super::*;
+use crate::limits;
 
 const GRACE: Duration = Duration::from_secs(8);
 
@@ -39,6 +41,8 @@ impl World {
             grace: GRACE,
             memory: Arc::default(),
             census: Arc::default(),
+            zones: Mutex::default(),
+            intake: OnceLock::new(),
             recorder: Recorder::discarding(),
         };
         controller.watch(&Intake::default());
@@ -99,6 +103,18 @@ impl World {
         deleted
     }
 
+    /// The node as its agent writes it now, seen by the controller.
+    async fn beat(&self, name: &str, beat: &str) {
+        self.node(name, "True", beat);
+        assert!(self.look(name).await.is_empty());
+    }
+
+    fn taints(&self, name: &str) -> Vec<String> {
+        let node = self.controller.nodes.get(&Key::cluster(name)).expect("node");
+        let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+        taints.map(|taint| taint.effect.clone()).collect()
+    }
+
     fn is_ready(&self, name: &str) -> bool {
         self.controller.nodes.get(&Key::cluster(name)).is_some_and(|node| plan::is_ready(&node))
     }
@@ -136,9 +152,11 @@ async fn a_pod_leaves_a_lost_node_after_its_toleration_and_a_new_leader_starts_c
     world.node("a", "True", OLD);
     world.node("b", "True", OLD);
     world.pod("p", "a", 30);
-    world.look("a").await;
+    for name in ["a", "b"] {
+        world.look(name).await;
+    }
     pass(8).await;
-    world.node("b", "True", "2001-01-01T00:00:08Z");
+    world.beat("b", "2001-01-01T00:00:08Z").await;
     assert!(world.look("a").await.is_empty());
     pass(29).await;
     assert!(world.look("a").await.is_empty());
@@ -162,18 +180,66 @@ async fn after_a_full_disruption_every_node_and_pod_gets_its_full_time_again() {
     for name in ["a", "b", "a", "b"] {
         assert!(world.look(name).await.is_empty());
     }
-    let taints = |name: &str| {
-        let node = world.controller.nodes.get(&Key::cluster(name)).expect("node");
-        node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).map(|t| t.effect.clone()).collect::<Vec<_>>()
-    };
-    assert_eq!(taints("a"), ["NoSchedule"], "nobody could take the pods");
+    assert_eq!(world.taints("a"), ["NoSchedule"], "nobody could take the pods");
     pass(1000).await;
     assert!(world.look("a").await.is_empty());
-    world.node("b", "True", "2001-01-01T00:20:00Z");
+    world.beat("b", "2001-01-01T00:20:00Z").await;
     assert!(world.look("a").await.is_empty());
-    assert_eq!(taints("a"), ["NoSchedule", "NoExecute"]);
+    assert_eq!(world.taints("a"), ["NoSchedule", "NoExecute"]);
     pass(29).await;
     assert!(world.look("a").await.is_empty());
     pass(1).await;
     assert_eq!(world.look("a").await, ["p"]);
+}
+
+/// The nodes that are to be looked at.
+fn asked(queue: &WorkQueue<Key>) -> Vec<String> {
+    let mut names = Vec::new();
+    while let Some(Some(key)) = queue.next().now_or_never() {
+        queue.done(&key);
+        names.push(key.name);
+    }
+    names
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_nodes_are_emptied_one_in_ten_seconds() {
+    let world = World::new();
+    let (all, lost) = (["a", "b", "c", "d", "e"], ["d", "e"]);
+    for name in all {
+        world.node(name, "True", OLD);
+        world.look(name).await;
+    }
+    pass(8).await;
+    for name in &all[..3] {
+        world.beat(name, "2001-01-01T00:00:08Z").await;
+    }
+    for name in lost {
+        world.look(name).await;
+    }
+    assert_eq!(lost.map(|name| world.taints(name).len()), [2, 1], "both are closed, one is emptied");
+    let outcome = world.controller.reconcile(&Key::cluster("e"), &world.lead).await.expect("reconciled");
+    assert_eq!(outcome, Outcome::After(limits::EVICTION_PERIOD));
+    pass(10).await;
+    world.look("e").await;
+    assert_eq!(world.taints("e"), ["NoSchedule", "NoExecute"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_sends_nobody_away_before_it_has_heard_from_a_node_that_works() {
+    let world = World::new();
+    world.node("a", "Unknown", OLD);
+    world.node("b", "True", OLD);
+    let queue = WorkQueue::new();
+    let intake = world.controller.intake.get().expect("watches").clone();
+    let _open = intake.open(queue.clone());
+    for name in ["a", "b", "a"] {
+        world.look(name).await;
+    }
+    assert_eq!(world.taints("a"), ["NoSchedule"], "what b is said to be is hearsay");
+    asked(&queue);
+    world.beat("b", "2001-01-01T00:00:02Z").await;
+    assert!(asked(&queue).contains(&"a".to_owned()), "its turn has come");
+    world.look("a").await;
+    assert_eq!(world.taints("a"), ["NoSchedule", "NoExecute"]);
 }

@@ -130,7 +130,7 @@ impl Cluster {
             listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("port"));
         }
         let addresses: Vec<SocketAddr> = listeners.iter().map(|one| one.local_addr().expect("address")).collect();
-        let key = tokens::jwt::tests::fresh_pem();
+        let key = tokens::tests::fresh_pem();
         let mut servers = Vec::new();
         for (n, listener) in listeners.into_iter().enumerate() {
             let server = ApiServer::new(config(n, &addresses, &pki, &key), store.clone()).expect("configuration");

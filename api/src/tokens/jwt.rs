@@ -1,7 +1,8 @@
 //! Compact JWS with ES256 and nothing else: sign, verify, and the public half as a JWK.
 //!
-//! Pure: bytes in, bytes out; the caller brings time and randomness. The algorithm is fixed before the signature is
-//! looked at, so a token cannot choose how it is checked, and only keys given in the configuration verify.
+//! Bytes in, bytes out: what a token claims, and when it ends, is the caller's. Signatures take their randomness from the
+//! system's generator. Always holds: the algorithm is fixed before the signature is looked at, so a token cannot choose how
+//! it is checked; only keys given in the configuration verify.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// Longest token that is looked at. A bound token is about 1 KiB; long names and many audiences stay below 8 KiB.
-pub(crate) const TOKEN_MAX: usize = 16 * 1024;
+pub const TOKEN_MAX: usize = 16 * 1024;
 
 /// Bytes of an uncompressed P-256 point: 0x04, x, y.
 const POINT_BYTES: usize = 65;
@@ -55,7 +56,7 @@ struct Header {
 
 /// One public key that verifies tokens. The id is the hash of the public key, so that every server computes the same.
 #[derive(Clone)]
-pub(crate) struct VerifyKey {
+pub struct VerifyKey {
     pub kid: String,
     point: Vec<u8>,
 }
@@ -87,7 +88,7 @@ fn spki(point: &[u8]) -> Vec<u8> {
 }
 
 /// The private key tokens are signed with, and all public keys that are accepted.
-pub(crate) struct Keys {
+pub struct Keys {
     signer: EcdsaKeyPair,
     signer_kid: String,
     verifiers: BTreeMap<String, VerifyKey>,
@@ -153,7 +154,7 @@ impl Keys {
 }
 
 /// Reads the issuer without checking anything, to decide whose token this is. `None` if it is no JWT.
-pub(crate) fn unverified_issuer(token: &str) -> Option<String> {
+pub fn unverified_issuer(token: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Issuer {
         #[serde(default)]
@@ -173,11 +174,11 @@ fn part<T: for<'de> Deserialize<'de>>(encoded: &str) -> Result<T, JwtError> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
     /// A fresh P-256 key as PEM.
-    pub(crate) fn fresh_pem() -> String {
+    fn fresh_pem() -> String {
         let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).expect("key");
         pem("PRIVATE KEY", der.as_ref())
     }
