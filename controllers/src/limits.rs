@@ -47,6 +47,7 @@ pub const REPLICAS_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// that are read in a few milliseconds.
 pub const NAMESPACE_PAGE: u32 = 500;
 pub const NAMESPACE_DELETES: usize = 16;
+
 /// Longest wait until a bootstrap token is looked at again: its end is wall-clock time, and clocks are set.
 pub const TOKEN_LOOK: Duration = Duration::from_secs(3600);
 

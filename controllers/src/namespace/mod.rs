@@ -8,9 +8,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions,
-};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Api, ResourceExt};
 use pintle_base::clock;
@@ -121,7 +119,8 @@ async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<u
             list.items.into_iter().map(|object| object.metadata).partition(|meta| meta.deletion_timestamp.is_some());
         let deletions = futures::stream::iter(fresh.into_iter().map(|meta| delete(&objects, meta)));
         let pending = deletions.buffer_unordered(limits::NAMESPACE_DELETES);
-        ending += marked.len() + pending.try_fold(0, async |sum, held| Ok(sum + usize::from(held))).await.map_err(api(what()))?;
+        ending += marked.len()
+            + pending.try_fold(0, async |sum, held| Ok(sum + usize::from(held))).await.map_err(api(what()))?;
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => break,
