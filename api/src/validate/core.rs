@@ -92,11 +92,9 @@ pub(super) fn secret(object: &Value, errors: &mut Errors) {
         }
     };
     match tree::text(object, "/type") {
-        legacy::SECRET_TYPE => {
-            if Meta::of(object).annotation(legacy::ACCOUNT_NAME).unwrap_or_default().is_empty() {
-                let path = Path::new("metadata").child("annotations").key(legacy::ACCOUNT_NAME);
-                errors.push(FieldError::required(&path, ""));
-            }
+        legacy::SECRET_TYPE if Meta::of(object).annotation(legacy::ACCOUNT_NAME).unwrap_or_default().is_empty() => {
+            let path = Path::new("metadata").child("annotations").key(legacy::ACCOUNT_NAME);
+            errors.push(FieldError::required(&path, ""));
         }
         "kubernetes.io/dockercfg" => docker_config(errors, object, ".dockercfg", &data),
         "kubernetes.io/dockerconfigjson" => docker_config(errors, object, ".dockerconfigjson", &data),
