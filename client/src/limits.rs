@@ -9,6 +9,11 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// TCP, TLS and HTTP/2 handshake together. One lost SYN is resent after 1 s and still fits.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// By what those times are multiplied at most while servers are slow (16 s for a ping), and how long a connection must have
+/// lasted before the first times hold again.
+pub const PATIENCE_MAX: u32 = 16;
+pub const PATIENCE_PROVEN: Duration = Duration::from_secs(30);
+
 /// Head start of one server before the next one is tried as well: a black hole costs this much, not a whole timeout.
 pub const DIAL_STAGGER: Duration = Duration::from_millis(200);
 

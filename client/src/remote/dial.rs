@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper::client::conn::http2;
@@ -14,6 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::patience::Patience;
 use super::{Endpoint, SendBody};
 use crate::limits;
 
@@ -36,31 +38,48 @@ pub(super) enum DialError {
     Protocol(Endpoint),
     #[error("HTTP/2 handshake with {0}")]
     Handshake(Endpoint, #[source] hyper::Error),
-    #[error("{0} did not answer within {limit:?}", limit = limits::DIAL_TIMEOUT)]
-    Timeout(Endpoint),
+    #[error("{0} did not answer within {1:?}")]
+    Timeout(Endpoint, Duration),
     #[error("{0} is not a valid server name")]
     Name(Endpoint),
+}
+
+/// Nobody could be connected to.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    /// Those of all servers, as people read them.
+    pub texts: Vec<String>,
+    /// Somebody let the time pass, instead of refusing.
+    pub silence: bool,
+}
+
+impl Failures {
+    fn add(&mut self, error: &DialError) {
+        self.texts.push(Chain(error).to_string());
+        self.silence |= matches!(error, DialError::Timeout(..));
+    }
 }
 
 /// Connects to the first of `endpoints` that answers, preferring earlier ones.
 ///
 /// # Errors
-/// The failures of all of them, as one text.
+/// The failures of all of them.
 pub(super) async fn dial_any(
     endpoints: &[Endpoint],
     tls: &Arc<rustls::ClientConfig>,
     server_name: Option<&str>,
-) -> Result<Dialed, String> {
+    patience: Patience,
+) -> Result<Dialed, Failures> {
     let mut waiting = endpoints.iter();
     let mut attempts = FuturesUnordered::new();
-    let mut failures = Vec::new();
+    let mut failures = Failures::default();
     loop {
         let next = waiting.next();
         if let Some(endpoint) = next {
-            attempts.push(dial(endpoint.clone(), Arc::clone(tls), server_name));
+            attempts.push(dial(endpoint.clone(), Arc::clone(tls), server_name, patience));
         }
         if attempts.is_empty() {
-            return Err(failures.join("; "));
+            return Err(failures);
         }
         let outcome = if next.is_some() {
             clock::timeout(limits::DIAL_STAGGER, attempts.next()).await.unwrap_or_default()
@@ -69,7 +88,7 @@ pub(super) async fn dial_any(
         };
         match outcome {
             Some(Ok(dialed)) => return Ok(dialed),
-            Some(Err(error)) => failures.push(Chain(&error).to_string()),
+            Some(Err(error)) => failures.add(&error),
             None => (), // the stagger is over: start the next one
         }
     }
@@ -79,17 +98,19 @@ async fn dial(
     endpoint: Endpoint,
     tls: Arc<rustls::ClientConfig>,
     server_name: Option<&str>,
+    patience: Patience,
 ) -> Result<Dialed, DialError> {
-    match clock::timeout(limits::DIAL_TIMEOUT, connect(endpoint.clone(), tls, server_name)).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::Timeout(endpoint)),
-    }
+    let connecting = connect(endpoint.clone(), tls, server_name, patience);
+    clock::timeout(patience.dial(), connecting)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Timeout(endpoint, patience.dial())))
 }
 
 async fn connect(
     endpoint: Endpoint,
     tls: Arc<rustls::ClientConfig>,
     server_name: Option<&str>,
+    patience: Patience,
 ) -> Result<Dialed, DialError> {
     let name = server_name.unwrap_or(endpoint.host()).to_owned();
     let name = ServerName::try_from(name).map_err(|_| DialError::Name(endpoint.clone()))?;
@@ -104,7 +125,7 @@ async fn connect(
     let (sender, protocol) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
+        .keep_alive_timeout(patience.ping())
         .keep_alive_while_idle(true)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)

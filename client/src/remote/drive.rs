@@ -11,6 +11,7 @@ use pintle_base::{clock, rng, task};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dial::{Dialed, Protocol, dial_any};
+use super::patience::Patience;
 use super::{Endpoint, Live, Options, State, Wish};
 use crate::limits;
 
@@ -23,6 +24,20 @@ pub(super) struct Driver {
     wishes: mpsc::Receiver<Wish>,
     group: task::Group,
     next_id: u64,
+    patience: Patience,
+}
+
+/// How a connection ended.
+struct End {
+    why: String,
+    /// The server answered no ping in time.
+    silence: bool,
+}
+
+impl End {
+    fn left(why: &str) -> Self {
+        Self { why: why.to_owned(), silence: false }
+    }
 }
 
 impl Driver {
@@ -35,19 +50,23 @@ impl Driver {
     ) -> Self {
         let mut ring = options.endpoints.clone();
         rng::shuffle(&mut ring);
-        Self { options, ring, state, current, wishes, group, next_id: 1 }
+        Self { options, ring, state, current, wishes, group, next_id: 1, patience: Patience::FIRST }
     }
 
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::new(limits::REDIAL_FIRST, limits::REDIAL_MAX);
         loop {
-            let dialed = dial_any(&self.ring, &self.options.tls, self.options.server_name.as_deref()).await;
-            match dialed {
+            let name = self.options.server_name.as_deref();
+            match dial_any(&self.ring, &self.options.tls, name, self.patience).await {
                 Ok(dialed) => {
                     backoff.reset();
                     self.hold(dialed).await;
                 }
                 Err(failures) => {
+                    if failures.silence {
+                        self.patience.silence();
+                    }
+                    let failures = failures.texts.join("; ");
                     tracing::warn!(failures, "no server reachable, will retry");
                     self.state.send_modify(|state| state.last_failure = Arc::from(failures));
                     let delay = backoff.next_delay();
@@ -68,16 +87,21 @@ impl Driver {
         let live = Live { id, endpoint: endpoint.clone(), sender };
         self.state.send_modify(|state| state.live = Some(live));
         self.current.send_replace(Some(endpoint.clone()));
-        let why = loop {
+        let began = clock::now();
+        let End { why, silence } = loop {
             tokio::select! {
                 biased;
-                end = &mut ended => break end.unwrap_or_else(|_| "closed".to_owned()),
+                end = &mut ended => break end.unwrap_or_else(|_| End::left("closed")),
                 wish = self.wishes.recv() => match wish {
-                    Some(wish) => if let Some(why) = self.grant(wish, id, &endpoint) { break why.to_owned() },
-                    None => break "not used any more".to_owned(),
+                    Some(wish) => if let Some(why) = self.grant(wish, id, &endpoint) { break End::left(why) },
+                    None => break End::left("not used any more"),
                 },
             }
         };
+        self.patience.lasted(began.elapsed());
+        if silence {
+            self.patience.silence();
+        }
         drop(abandon); // tells the protocol task to drain
         self.state.send_modify(|state| {
             state.live = None;
@@ -89,7 +113,7 @@ impl Driver {
     }
 
     /// Runs the connection's protocol in a task of its own; the receiver tells why it ended.
-    fn spawn_protocol(&self, protocol: Protocol, abandoned: oneshot::Receiver<()>) -> oneshot::Receiver<String> {
+    fn spawn_protocol(&self, protocol: Protocol, abandoned: oneshot::Receiver<()>) -> oneshot::Receiver<End> {
         let (end, ended) = oneshot::channel();
         self.group.spawn_until_stopped("connection-protocol", async move {
             let mut protocol = protocol;
@@ -101,8 +125,8 @@ impl Driver {
                 },
             };
             let _ = end.send(match result {
-                Ok(()) => "closed by the server".to_owned(),
-                Err(error) => Chain(&error).to_string(),
+                Ok(()) => End::left("closed by the server"),
+                Err(error) => End { why: Chain(&error).to_string(), silence: error.is_timeout() },
             });
         });
         ended

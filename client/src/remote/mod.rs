@@ -3,11 +3,13 @@
 //! Flow: request → [`Connection`] (a tower service) → the live connection that [`drive`] keeps → server. The same
 //! connection carries REST requests of `kube` and gRPC calls of tonic.
 //! Always holds: a request is sent again only if it provably was not sent; one that may have been is reported as lost, with
-//! its outcome unknown. A dead server is noticed within 2 s and the next one is in use within 3 s.
+//! its outcome unknown. A dead server is noticed within 2 s and the next one is in use within 3 s, unless servers were slow
+//! just before ([`patience`]).
 
 mod dial;
 mod drive;
 mod endpoint;
+mod patience;
 pub mod tls;
 
 use std::sync::Arc;

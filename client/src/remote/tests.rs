@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use super::patience::Patience;
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -123,7 +124,7 @@ async fn a_joining_client_trusts_the_pinned_ca_and_no_other() {
     let wrong = tls::CaPin::parse(&"ab".repeat(32)).expect("pin");
     for (pin, trusted) in [(right, true), (wrong, false)] {
         let endpoint = vec![Endpoint::from(server.address)];
-        let result = dial::dial_any(&endpoint, &tls::pinned(&pin).expect("config"), None).await;
+        let result = dial::dial_any(&endpoint, &tls::pinned(&pin).expect("config"), None, Patience::FIRST).await;
         assert_eq!(result.is_ok(), trusted);
         assert_eq!(pin.found().is_some(), trusted);
     }
@@ -133,9 +134,28 @@ async fn a_joining_client_trusts_the_pinned_ca_and_no_other() {
 async fn a_server_of_another_cluster_is_refused_and_named() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let server = Server::start("a", &theirs).await;
-    let failure = dial::dial_any(&[server.address.into()], &ours.client_config(), None).await;
-    let text = failure.err().expect("refused");
+    let failure = dial::dial_any(&[server.address.into()], &ours.client_config(), None, Patience::FIRST).await;
+    let text = failure.err().expect("refused").texts.join("; ");
     assert!(text.contains(&server.address.to_string()) && text.contains("certificate"), "{text}");
+}
+
+/// A listener that takes connections and lets nobody in, then one that is the server.
+#[tokio::test]
+async fn a_server_that_is_slow_is_waited_for_longer_the_next_time() {
+    let authority = Authority::new();
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let endpoint = [silent.local_addr().expect("address").into()];
+    let mut patience = Patience::FIRST;
+    let began = clock::now();
+    let failures = dial::dial_any(&endpoint, &authority.client_config(), None, patience).await.err().expect("nobody");
+    assert!(failures.silence && began.elapsed() >= limits::DIAL_TIMEOUT, "{failures:?}");
+    patience.silence();
+    let began = clock::now();
+    let again = dial::dial_any(&endpoint, &authority.client_config(), None, patience).await;
+    assert!(again.is_err_and(|failures| failures.silence) && began.elapsed() >= limits::DIAL_TIMEOUT * 2);
+    drop(silent);
+    let refused = dial::dial_any(&endpoint, &authority.client_config(), None, patience).await.err().expect("nobody");
+    assert!(!refused.silence, "who refuses is not slow: {refused:?}");
 }
 
 #[test]

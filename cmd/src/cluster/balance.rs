@@ -3,15 +3,20 @@
 //! TLS passes through untouched. New connections go to servers that answer `/readyz`. A server that dies takes its
 //! connections along by itself; those of one that hangs are closed after [`STRIKES`] failed probes, so that clients
 //! reconnect to another instead of waiting for a dead peer.
-//! Always holds: connections are closed only while another server is healthy. Where all are slow, moving helps nobody.
+//! Always holds: connections are closed only while another server is healthy, and only of a server that has been silent on
+//! all of them. One that is slow still sends something; moving its clients would make it, and the others, slower.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context as Poller, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use pintle_base::clock;
 use pintle_base::task::Group;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -22,6 +27,8 @@ const PROBE_PERIOD: Duration = Duration::from_millis(250);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(700);
 /// Failed probes in a row after which a server counts as lost: two seconds, the bound for every dead connection.
 const STRIKES: u32 = 3;
+/// A server that sent something on any connection within this time does not hang.
+const SILENCE: Duration = Duration::from_millis(1500);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Open connections at once; more wait in the kernel's accept queue.
 const CONNECTIONS: usize = 4096;
@@ -29,6 +36,9 @@ const CONNECTIONS: usize = 4096;
 struct Backend {
     address: SocketAddr,
     health: watch::Sender<Health>,
+    began: clock::Instant,
+    /// When it last sent anything, in milliseconds since `began`.
+    heard: AtomicU64,
 }
 
 /// What the probes of one server say.
@@ -54,18 +64,63 @@ impl Health {
 }
 
 impl Backend {
+    fn new(address: SocketAddr) -> Self {
+        let (health, began) = (watch::Sender::new(Health::UNKNOWN), clock::now());
+        Self { address, health, began, heard: AtomicU64::new(0) }
+    }
+
     fn answers(&self) -> bool {
         self.health.borrow().answers
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn hear(&self) {
+        self.heard.store(self.age(), Ordering::Relaxed);
+    }
+
+    fn is_silent(&self) -> bool {
+        u128::from(self.age().saturating_sub(self.heard.load(Ordering::Relaxed))) >= SILENCE.as_millis()
+    }
+}
+
+/// A connection to a server that notes when something comes from it.
+struct Heard<'a> {
+    stream: TcpStream,
+    backend: &'a Backend,
+}
+
+impl AsyncRead for Heard<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Poller<'_>, buffer: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.backend.hear();
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Heard<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Poller<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Poller<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
 /// Serves `listen` until the group stops.
 pub async fn run(listen: SocketAddr, servers: &[SocketAddr], https: Https, group: &Group) -> Result<()> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
-    let backends: Arc<[Arc<Backend>]> = servers
-        .iter()
-        .map(|address| Arc::new(Backend { address: *address, health: watch::Sender::new(Health::UNKNOWN) }))
-        .collect();
+    let backends: Arc<[Arc<Backend>]> = servers.iter().map(|address| Arc::new(Backend::new(*address))).collect();
     for backend in backends.iter() {
         group.spawn_until_stopped("probe", probe(Arc::clone(backend), https.clone()));
     }
@@ -113,12 +168,13 @@ async fn forward(mut client: TcpStream, backends: &[Arc<Backend>], turn: usize) 
     let rotated = (0..backends.len()).map(|offset| &backends[(turn + offset) % backends.len()]);
     let (healthy, ailing): (Vec<_>, Vec<_>) = rotated.partition(|backend| backend.answers());
     for backend in healthy.into_iter().chain(ailing) {
-        let Ok(Ok(mut server)) = clock::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await else {
+        let Ok(Ok(stream)) = clock::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address)).await else {
             continue;
         };
-        if client.set_nodelay(true).and_then(|()| server.set_nodelay(true)).is_err() {
+        if client.set_nodelay(true).and_then(|()| stream.set_nodelay(true)).is_err() {
             return;
         }
+        let mut server = Heard { stream, backend };
         tokio::select! {
             ended = tokio::io::copy_bidirectional(&mut client, &mut server) => {
                 if let Err(error) = ended {
@@ -131,7 +187,7 @@ async fn forward(mut client: TcpStream, backends: &[Arc<Backend>], turn: usize) 
     }
 }
 
-/// Resolves when `backend` is lost while another server answers.
+/// Resolves when `backend` is lost and silent while another server answers.
 async fn lost(backend: &Backend, all: &[Arc<Backend>]) {
     let mut health = backend.health.subscribe();
     loop {
@@ -139,7 +195,7 @@ async fn lost(backend: &Backend, all: &[Arc<Backend>]) {
         if health.wait_for(|health| health.is_lost()).await.is_err() {
             return std::future::pending().await;
         }
-        if all.iter().any(|other| other.answers()) {
+        if backend.is_silent() && all.iter().any(|other| other.answers()) {
             return;
         }
         if health.changed().await.is_err() {
@@ -153,8 +209,7 @@ mod tests {
     use super::*;
 
     fn backend(number: u16) -> Arc<Backend> {
-        let address = SocketAddr::from(([127, 0, 0, 1], number));
-        Arc::new(Backend { address, health: watch::Sender::new(Health::UNKNOWN) })
+        Arc::new(Backend::new(SocketAddr::from(([127, 0, 0, 1], number))))
     }
 
     fn probed(backend: &Backend, answers: &[bool]) {
@@ -167,6 +222,7 @@ mod tests {
     async fn a_server_is_lost_after_some_strikes_and_only_if_another_answers() {
         let all = [backend(1), backend(2)];
         let gone = || clock::timeout(Duration::from_secs(1), lost(&all[0], &all));
+        clock::sleep(SILENCE).await;
         probed(&all[0], &[true, false, false]);
         probed(&all[1], &[true]);
         assert!(gone().await.is_err(), "two strikes are not enough");
@@ -174,7 +230,10 @@ mod tests {
         probed(&all[0], &[false]);
         assert!(gone().await.is_err(), "nobody else answers");
         probed(&all[1], &[true]);
-        assert!(gone().await.is_ok(), "now another does");
+        all[0].hear();
+        assert!(gone().await.is_err(), "it is slow, not silent");
+        clock::sleep(SILENCE).await;
+        assert!(gone().await.is_ok(), "now another answers, and it says nothing");
         probed(&all[0], &[true]);
         assert!(gone().await.is_err(), "it is back");
     }
