@@ -80,10 +80,11 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// True if trying again can help: a server may come up, a controller may sign.
+    /// True if trying again can help: a server may come up, a controller may sign, a cluster that is a second old may not have
+    /// written yet, or not shown to every server, that joining tokens may ask for certificates. A token that is none gets 401.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Request(kube::Error::Api(status)) => status.code >= 500 || status.code == 429,
+            Self::Request(kube::Error::Api(status)) => status.code >= 500 || matches!(status.code, 403 | 429),
             Self::Request(_) | Self::NotSigned(_) => true,
             _ => false,
         }
@@ -285,4 +286,19 @@ async fn renew_once(
     let config = fresh.client_config()?;
     fresh.store(&options.data_dir)?;
     Ok((fresh, config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_is_refused_is_final_and_one_without_rights_yet_is_not() {
+        let refused = |code: u16| {
+            let mut status = kube::core::response::Status::failure("refused", "Because");
+            status.code = code;
+            JoinError::Request(kube::Error::Api(status.boxed())).is_transient()
+        };
+        assert_eq!([401, 403, 422, 429, 500, 503].map(refused), [false, true, false, true, true, true]);
+    }
 }
