@@ -23,7 +23,7 @@ const FINALIZER: &str = "kubernetes";
 /// How soon to look again at what is still ending. Pods need their grace period.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How late that may become, however many there are.
-const AGAIN_LONGEST: Duration = Duration::from_secs(5);
+const AGAIN_LONGEST: Duration = Duration::from_secs(2);
 
 pub struct Namespaces {
     namespaces: SharedReflector<Namespace>,
@@ -60,8 +60,8 @@ impl Controller for Namespaces {
         let left = remaining(&key.name, lead).await?;
         if !left.is_empty() {
             tell(&namespace, &left, lead).await?;
-            // Looking at thousands of objects that end is work, too: a tenth of the time at most goes into it.
-            return Ok(Outcome::After((began.elapsed() * 10).clamp(AGAIN, AGAIN_LONGEST)));
+            // Looking at thousands of objects that end is work, too: about half of the time at most goes into it.
+            return Ok(Outcome::After(began.elapsed().clamp(AGAIN, AGAIN_LONGEST)));
         }
         let mut freed = (*namespace).clone();
         let kept = finalizers.into_iter().filter(|name| name != FINALIZER).collect();
