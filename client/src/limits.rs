@@ -9,8 +9,8 @@ pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// TCP, TLS and HTTP/2 handshake together. One lost SYN is resent after 1 s and still fits.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// By what those times are multiplied at most while servers are slow (16 s for a ping), and how long a connection must have
-/// lasted before the first times hold again.
+/// By what those times are multiplied at most while servers are slow (16 s for a ping), and the life of a connection
+/// that halves it.
 pub const PATIENCE_MAX: u32 = 16;
 pub const PATIENCE_PROVEN: Duration = Duration::from_secs(30);
 

@@ -2,7 +2,7 @@
 //!
 //! Short at first, so that a dead server is left within two seconds. But a server that only is slow looks dead, too, and
 //! leaving it makes it slower: hundreds of clients that reconnect cost it more than what it was slow with, and together they
-//! would keep it that way for ever. So each suspicion doubles the time for the next one, until a connection has lasted.
+//! would keep it that way for ever. So each suspicion doubles the time for the next one, and a connection that lasts halves it again.
 //! Rule: a failure detector that is wrong only finitely often (Chandra and Toueg, 1996, §3).
 
 use std::time::Duration;
@@ -30,11 +30,11 @@ impl Patience {
         self.0 = (self.0 * 2).min(limits::PATIENCE_MAX);
     }
 
-    /// A connection has lasted for `life`.
+    /// A connection has lasted for `life`. It shrinks by steps, not at once: under a load that goes on, first times would
+    /// make everybody leave once more.
     pub fn lasted(&mut self, life: Duration) {
-        if life >= limits::PATIENCE_PROVEN {
-            *self = Self::FIRST;
-        }
+        let halvings = life.as_secs() / limits::PATIENCE_PROVEN.as_secs();
+        self.0 = self.0.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0).max(Self::FIRST.0);
     }
 }
 
@@ -57,6 +57,10 @@ mod tests {
         (0..40).for_each(|_| patience.silence());
         assert_eq!(patience, Patience(limits::PATIENCE_MAX));
         patience.lasted(limits::PATIENCE_PROVEN);
+        assert_eq!(patience, Patience(limits::PATIENCE_MAX / 2), "one step for each such time");
+        patience.lasted(limits::PATIENCE_PROVEN * 2);
+        assert_eq!(patience, Patience(limits::PATIENCE_MAX / 8));
+        patience.lasted(limits::PATIENCE_PROVEN * 3600);
         assert_eq!(patience, Patience::FIRST);
     }
 }

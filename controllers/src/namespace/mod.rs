@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::discovery::{Discovery, Scope, verbs};
 use kube::{Api, ResourceExt};
 use pintle_base::clock;
@@ -17,7 +16,9 @@ use pintle_client::{Key, SharedReflector};
 use serde_json::json;
 
 use crate::limits;
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
+use crate::runtime::{
+    Context, Controller, Deleted, Intake, Lead, Outcome, ReconcileError, api, delete_same, is_conflict, is_not_found,
+};
 
 const FINALIZER: &str = "kubernetes";
 /// How soon to look again at what is still ending. Pods need their grace period.
@@ -117,10 +118,14 @@ async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<u
         found |= !list.items.is_empty();
         let (marked, fresh): (Vec<_>, Vec<_>) =
             list.items.into_iter().map(|object| object.metadata).partition(|meta| meta.deletion_timestamp.is_some());
-        let deletions = futures::stream::iter(fresh.into_iter().map(|meta| delete(&objects, meta)));
+        let deletions =
+            futures::stream::iter(fresh.iter().map(|meta| delete_same(&objects, meta, DeleteParams::background())));
         let pending = deletions.buffer_unordered(limits::NAMESPACE_DELETES);
         ending += marked.len()
-            + pending.try_fold(0, async |sum, held| Ok(sum + usize::from(held))).await.map_err(api(what()))?;
+            + pending
+                .try_fold(0, async |sum, how| Ok(sum + usize::from(how != Deleted::Gone)))
+                .await
+                .map_err(api(what()))?;
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => break,
@@ -131,19 +136,6 @@ async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<u
         return Ok(objects.list_metadata(&rest).await.map_err(api(what()))?.items.len());
     }
     Ok(ending)
-}
-
-/// Deletes one object; true if something holds it, and it only is marked.
-async fn delete(objects: &Api<DynamicObject>, meta: ObjectMeta) -> Result<bool, kube::Error> {
-    let same = Preconditions { uid: meta.uid, resource_version: None };
-    let how = DeleteParams { preconditions: Some(same), ..DeleteParams::background() };
-    match objects.delete(&meta.name.unwrap_or_default(), &how).await {
-        Ok(left) => Ok(left.left().is_some_and(|object| object.metadata.deletion_timestamp.is_some())),
-        Err(error) if is_not_found(&error) => Ok(false),
-        // Another object of that name: the next look finds it.
-        Err(error) if is_conflict(&error) => Ok(true),
-        Err(error) => Err(error),
-    }
 }
 
 async fn tell(namespace: &Namespace, left: &[(String, usize)], lead: &Lead) -> Result<(), ReconcileError> {

@@ -17,7 +17,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use parking_lot::Mutex;
 use pintle_base::clock::{self, Instant};
 use pintle_client::object::reference;
@@ -25,7 +25,7 @@ use pintle_client::{Index, Key, ObjectEvent, Recorder, SharedReflector};
 use serde_json::json;
 
 use crate::runtime::{
-    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found, is_refused,
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, delete_same, is_not_found, is_refused,
 };
 use plan::{Census, Eviction, Memory, Stay};
 use zones::{Turn, Zones};
@@ -282,12 +282,7 @@ impl NodeLifecycle {
             format!("Marking for deletion Pod {namespace}/{name}"),
         );
         let pods: Api<Pod> = Api::namespaced(lead.client.clone(), namespace);
-        let preconditions = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match pods.delete(name, &params).await {
-            Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("evict a pod")(error)),
-            _ => Ok(()),
-        }
+        delete_same(&pods, &pod.metadata, DeleteParams::default()).await.map(drop).map_err(api("evict a pod"))
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use pintle_base::clock;
 use pintle_base::error::Chain;
 use pintle_client::object::time_now;
@@ -21,7 +21,7 @@ use pintle_client::{Key, SharedReflector};
 use serde_json::json;
 
 use crate::limits;
-use crate::runtime::{Context, Lead, ReconcileError, api, is_conflict, is_not_found, pods};
+use crate::runtime::{Context, Lead, ReconcileError, api, delete_same, is_conflict, is_not_found, pods};
 use plan::Quarantine;
 
 /// Why a pod is taken away, as its condition tells people.
@@ -113,13 +113,8 @@ async fn settle(pod: &Pod, key: &Key, why: Option<&str>, lead: &Lead) -> Result<
             Ok(_) => (),
         }
     }
-    let preconditions = Preconditions { uid: pod.metadata.uid.clone(), ..Preconditions::default() };
-    let at_once =
-        DeleteParams { grace_period_seconds: Some(0), preconditions: Some(preconditions), ..DeleteParams::default() };
-    match stored.delete(&key.name, &at_once).await {
-        Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(api("collect a pod")(error)),
-        _ => Ok(()),
-    }
+    let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+    delete_same(&stored, &pod.metadata, at_once).await.map(drop).map_err(api("collect a pod"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! Always holds: handlers are registered once and for ever; queues, workers and clients live for one term. A term begins
 //! when the caches have caught up with a consistent read, so a new leader never repeats its predecessor's writes.
 
+mod delete;
 mod error;
 mod expectations;
 mod intake;
@@ -21,6 +22,7 @@ use pintle_base::{clock, task};
 use pintle_client::{Clients, Key, LeaderGate, LeaderLease, Recorder, Reflectors, WorkQueue};
 use tokio::task::JoinSet;
 
+pub use delete::{Deleted, delete_same};
 pub(crate) use error::is_refused;
 pub use error::{ReconcileError, api, is_already_exists, is_conflict, is_not_found};
 pub use expectations::Expectations;

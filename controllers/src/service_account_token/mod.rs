@@ -12,13 +12,15 @@ use std::sync::Arc;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::Api;
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, PostParams};
 use pintle_api::tokens::jwt::Keys;
 use pintle_api::tokens::legacy::{Claims, SECRET_TYPE, TOKEN};
 use pintle_client::reflector::Selection;
 use pintle_client::{Index, Key, SharedReflector};
 
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
+use crate::runtime::{
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, delete_same, is_conflict, is_not_found,
+};
 
 pub struct ServiceAccountTokens {
     secrets: SharedReflector<Secret>,
@@ -76,9 +78,7 @@ impl Controller for ServiceAccountTokens {
             plan::Next::Done => return Ok(Outcome::Done),
             plan::Next::Delete => {
                 tracing::info!(secret = %key, "the token's service account is gone, it goes too");
-                let preconditions = Preconditions { uid: secret.metadata.uid.clone(), ..Preconditions::default() };
-                let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-                stored.delete(&key.name, &params).await.map(drop)
+                delete_same(&stored, &secret.metadata, DeleteParams::default()).await.map(drop)
             }
             plan::Next::Write { mut secret, token } => {
                 if let Some(claims) = token {

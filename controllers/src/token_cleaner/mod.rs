@@ -7,14 +7,12 @@ pub mod plan;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::{DeleteParams, Preconditions};
+use kube::api::DeleteParams;
 use pintle_api::tokens::bootstrap::{NAMESPACE, SECRET_TYPE};
 use pintle_client::reflector::Selection;
 use pintle_client::{Key, SharedReflector};
 
-use crate::runtime::{
-    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found, pods,
-};
+use crate::runtime::{Context, Controller, Deleted, Intake, Lead, Outcome, ReconcileError, api, delete_same, pods};
 
 pub struct TokenCleaner {
     secrets: SharedReflector<Secret>,
@@ -46,12 +44,9 @@ impl Controller for TokenCleaner {
             plan::Next::Delete(why) => why,
         };
         let stored: Api<Secret> = Api::namespaced(lead.client.clone(), &key.namespace);
-        let preconditions = Preconditions { uid: secret.metadata.uid.clone(), ..Preconditions::default() };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
-        match stored.delete(&key.name, &params).await {
-            Ok(_) => tracing::info!(secret = %key, why, "bootstrap token deleted"),
-            Err(error) if is_not_found(&error) || is_conflict(&error) => (),
-            Err(error) => return Err(api("delete a bootstrap token")(error)),
+        let deleted = delete_same(&stored, &secret.metadata, DeleteParams::default()).await;
+        if deleted.map_err(api("delete a bootstrap token"))? == Deleted::Gone {
+            tracing::info!(secret = %key, why, "bootstrap token deleted");
         }
         Ok(Outcome::Done)
     }
