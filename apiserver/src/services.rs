@@ -83,12 +83,13 @@ pub(crate) mod tests {
             let text = |key: &bytes::Bytes| String::from_utf8_lossy(key).into_owned();
             let free = extra.iter().all(|extra| match extra {
                 Extra::Claim { key, .. } => !held.contains(&text(key)),
-                Extra::Release { .. } => true,
+                Extra::Release { .. } | Extra::Unchanged { .. } => true,
             });
             for extra in extra.iter().filter(|_| free) {
                 match extra {
                     Extra::Claim { key, .. } => held.insert(text(key)),
                     Extra::Release { key } => held.remove(&text(key)),
+                    Extra::Unchanged { .. } => false,
                 };
             }
             free

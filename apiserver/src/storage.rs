@@ -116,6 +116,7 @@ fn transaction(write: &Write<'_>) -> TxnRequest {
                 request.success.push(put(key.clone(), value.clone(), 0));
             }
             Extra::Release { key } => request.success.push(delete(key.clone())),
+            Extra::Unchanged { key, revision } => request.compare.push(at_revision(key.clone(), *revision)),
         }
     }
     request

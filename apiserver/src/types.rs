@@ -112,6 +112,8 @@ pub enum Extra {
     Claim { key: Bytes, value: Bytes },
     /// The key is deleted with the write.
     Release { key: Bytes },
+    /// The key must still be as admission saw it, at this revision; if it is not, admission is asked again.
+    Unchanged { key: Bytes, revision: i64 },
 }
 
 /// One write under admission. `mutate` may change `object` and add `extra`; `validate` may only refuse.

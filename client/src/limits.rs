@@ -6,16 +6,19 @@ use std::time::Duration;
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// TCP, TLS and HTTP/2 handshake together. One lost SYN is resent after 1 s and still fits.
+/// TCP's part of connecting, and that of TLS and HTTP/2. One lost SYN is resent after 1 s and still fits.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// By what those times are multiplied at most while servers are slow (16 s for a ping), and the life of a connection
-/// that halves it.
+/// By what the times for answers are multiplied at most while servers are slow (16 s for a ping), and the life of a
+/// connection that halves it.
 pub const PATIENCE_MAX: u32 = 16;
 pub const PATIENCE_PROVEN: Duration = Duration::from_secs(30);
 
 /// Head start of one server before the next one is tried as well: a black hole costs this much, not a whole timeout.
 pub const DIAL_STAGGER: Duration = Duration::from_millis(200);
+
+/// Pause before a server that refused is tried again while others are still waited for.
+pub const DIAL_AGAIN: Duration = Duration::from_millis(500);
 
 /// Pause after no server answered, doubling: quick enough to meet a server that restarts within the 3 s of a failover.
 pub const REDIAL_FIRST: Duration = Duration::from_millis(100);

@@ -60,6 +60,8 @@ fn a_cluster_is_repeated_broken_kept_resumed_and_removed() {
     cluster.bring_up(&ARGUMENTS);
     repeated(&cluster);
     a_follower_is_frozen(&cluster);
+    the_leader_is_frozen(&cluster);
+    the_leader_is_asked_to_stop(&cluster);
     members_that_are_not_there(&cluster);
     a_majority_is_missing(&cluster);
     kept_and_resumed(&cluster);
@@ -111,6 +113,44 @@ fn a_follower_is_frozen(cluster: &Cluster) {
     cluster.pintle(&["cluster", "kill", &victim, "--signal", "CONT"]).ok();
     cluster.until("it follows again", 20, || (role(cluster, &victim) == "follower").then_some(()));
     assert_eq!((cluster.leader(), cluster.pids()), (leader, pids));
+}
+
+fn all_workers_are_ready(cluster: &Cluster) -> bool {
+    let path = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
+    cluster.kubectl(&["get", "nodes", "-o", path]).ok() == "True True"
+}
+
+fn the_leader_is_frozen(cluster: &Cluster) {
+    step("the leader is frozen: another leads, requests and workers move to it, and it follows once it is thawed");
+    let frozen = cluster.leader();
+    cluster.pintle(&["cluster", "kill", &frozen, "--signal", "STOP"]).ok();
+    cluster.until("another leads", 5, || (role(cluster, &frozen) == "down").then_some(()));
+    cluster.until("a write is taken", 5, || {
+        (cluster.kubectl(&["create", "configmap", "without-leader"]).code == 0).then_some(())
+    });
+    // Longer than the time after which a silent worker counts as lost.
+    for _ in 0..10 {
+        assert!(all_workers_are_ready(cluster), "workers found a server that answers: {}", cluster.logs());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    cluster.pintle(&["cluster", "kill", &frozen, "--signal", "CONT"]).ok();
+    cluster.until("it follows", 20, || (role(cluster, &frozen) == "follower").then_some(()));
+    assert_ne!(cluster.leader(), frozen);
+}
+
+fn the_leader_is_asked_to_stop(cluster: &Cluster) {
+    step("a leader that is asked to stop hands over first, and ends in good order");
+    let (leader, before) = (cluster.leader(), cluster.pids());
+    cluster.pintle(&["cluster", "kill", &leader, "--signal", "TERM"]).ok();
+    cluster.until("it ends", 15, || (cluster.pids().len() == before.len() - 1).then_some(()));
+    let log = cluster.log(&leader);
+    for text in ["handing leadership over", "server stopped"] {
+        assert!(log.contains(text), "{text}: {log}");
+    }
+    assert!(!log.contains("was not handed over"), "{log}");
+    assert_ne!(cluster.leader(), leader);
+    cluster.pintle(&["cluster", "start", &leader]).ok();
+    cluster.until("it follows", 20, || (role(cluster, &leader) == "follower").then_some(()));
 }
 
 fn members_that_are_not_there(cluster: &Cluster) {

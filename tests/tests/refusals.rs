@@ -54,7 +54,9 @@ fn says(ran: Ran, what: &str) {
 fn a_server_refuses_what_is_not_its_own() {
     let (cluster, other) = (small("mine"), small("theirs"));
     let own = cluster.path("s1/data");
-    says(configured(&cluster, &[("data-dir", "/nonexistent/no")]), "");
+    let file = cluster.file("no-directory", b"");
+    let below = format!("{}/data", file.display());
+    says(configured(&cluster, &[("data-dir", &below)]), &format!("make {below} a directory of its owner alone"));
     says(server(&cluster, &[]), &format!("data directory {} is in use by another server", own.display()));
 
     let fresh = cluster.path("fresh").display().to_string();

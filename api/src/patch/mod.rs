@@ -1,14 +1,15 @@
 //! The three ways to change an object without sending it whole: JSON patch (RFC 6902), merge patch (RFC 7386) and
-//! strategic merge patch.
+//! strategic merge patch. Beside them what server-side apply sets ([`applied`]).
 //!
-//! All are pure: document and patch in, document out. On an error the document is to be thrown away. Server-side apply
-//! is not a patch in this sense; it lives with field management.
+//! All are pure: document and patch in, document out. On an error the document is to be thrown away.
 
+mod applied;
 mod json;
 mod merge;
 mod order;
 mod strategic;
 
+pub use applied::applied;
 pub use json::json;
 pub use merge::merge;
 pub use strategic::strategic;

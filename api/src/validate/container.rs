@@ -33,6 +33,8 @@ pub(super) struct Context<'a> {
     /// Volumes backed by a claim whose mode may be a block device.
     pub(super) claims: &'a HashSet<&'a str>,
     pub(super) host_network: bool,
+    /// The containers of a pod, not of a template: what defaults fill in is there.
+    pub(super) of_pod: bool,
 }
 
 /// All containers of `role` in `spec`. `names` are those used by the lists checked before.
@@ -76,7 +78,7 @@ fn one(errors: &mut Errors, container: &Value, role: Role, path: &Path, context:
         forbidden_for_ephemeral(errors, container, path);
         return;
     }
-    ports(errors, container, path, context.host_network);
+    ports(errors, container, path, context);
     if let Some(requirements) = tree::at(container, "/resources") {
         resources::requirements(errors, requirements, &path.child("resources"));
     }
@@ -136,7 +138,7 @@ fn forbidden_for_ephemeral(errors: &mut Errors, container: &Value, path: &Path) 
     }
 }
 
-fn ports(errors: &mut Errors, container: &Value, path: &Path, host_network: bool) {
+fn ports(errors: &mut Errors, container: &Value, path: &Path, context: &Context<'_>) {
     let ports = tree::list(container, "/ports");
     checks::unique(errors, ports.iter().map(|port| tree::text(port, "/name")), |index| {
         path.child("ports").index(index).child("name")
@@ -155,9 +157,9 @@ fn ports(errors: &mut Errors, container: &Value, path: &Path, host_network: bool
         if host != 0 {
             checks::port(errors, host, &path.child("hostPort"));
         }
-        if host_network && host != number {
+        if context.host_network && host != number && (context.of_pod || host != 0) {
             let text = "must match `containerPort` when `hostNetwork` is true";
-            errors.push(FieldError::invalid(&path.child("containerPort"), number, text));
+            errors.push(FieldError::invalid(&path.child("hostPort"), host, text));
         }
         checks::choice(errors, port, "protocol", &path, &["SCTP", "TCP", "UDP"], false);
         if let Some(address) = tree::some_text(port, "/hostIP") {

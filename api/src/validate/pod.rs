@@ -21,7 +21,7 @@ pub(super) fn object(object: &Value, errors: &mut Errors) {
     let path = super::spec();
     match tree::at(object, "/spec") {
         None => errors.push(FieldError::required(&path.child("containers"), "")),
-        Some(spec) => self::spec(errors, spec, &path),
+        Some(spec) => self::spec(errors, spec, &path, true),
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn template(errors: &mut Errors, template: Option<&Value>, path: &Pat
     match tree::at(template, "/spec") {
         None => errors.push(FieldError::required(&spec_path.child("containers"), "")),
         Some(spec) => {
-            self::spec(errors, spec, &spec_path);
+            self::spec(errors, spec, &spec_path, false);
             if !tree::list(spec, "/ephemeralContainers").is_empty() {
                 let text = "ephemeral containers not allowed in pod template";
                 errors.push(FieldError::forbidden(&spec_path.child("ephemeralContainers"), text));
@@ -62,10 +62,10 @@ pub(super) fn template(errors: &mut Errors, template: Option<&Value>, path: &Pat
     }
 }
 
-/// A `PodSpec`.
-pub(super) fn spec(errors: &mut Errors, spec: &Value, path: &Path) {
+/// A `PodSpec`, of a pod or of a template.
+fn spec(errors: &mut Errors, spec: &Value, path: &Path, of_pod: bool) {
     volume::list(errors, spec, path);
-    containers(errors, spec, path);
+    containers(errors, spec, path, of_pod);
     checks::choice(errors, spec, "restartPolicy", path, &["Always", "OnFailure", "Never"], false);
     checks::choice(errors, spec, "dnsPolicy", path, &DNS_POLICIES, false);
     checks::labels(errors, spec, "/nodeSelector", &path.child("nodeSelector"));
@@ -92,7 +92,7 @@ pub(super) fn spec(errors: &mut Errors, spec: &Value, path: &Path) {
     checks::choice(errors, spec, "preemptionPolicy", path, &["Never", "PreemptLowerPriority"], true);
 }
 
-fn containers(errors: &mut Errors, spec: &Value, path: &Path) {
+fn containers(errors: &mut Errors, spec: &Value, path: &Path, of_pod: bool) {
     let named = |filter: fn(&Value) -> bool| -> HashSet<&str> {
         tree::list(spec, "/volumes")
             .iter()
@@ -102,7 +102,8 @@ fn containers(errors: &mut Errors, spec: &Value, path: &Path) {
     };
     let volumes = named(|_| true);
     let claims = named(|volume| volume.get("persistentVolumeClaim").is_some() || volume.get("ephemeral").is_some());
-    let context = Context { volumes: &volumes, claims: &claims, host_network: tree::flag(spec, "/hostNetwork") };
+    let host_network = tree::flag(spec, "/hostNetwork");
+    let context = Context { volumes: &volumes, claims: &claims, host_network, of_pod };
     let mut taken = HashSet::new();
     for role in [Role::App, Role::Init, Role::Ephemeral] {
         container::list(errors, spec, role, path, &context, &mut taken);

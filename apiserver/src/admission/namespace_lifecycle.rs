@@ -1,11 +1,13 @@
 //! NamespaceLifecycle: nothing is created where there is no namespace, or in one that is being emptied; three namespaces
 //! cannot be deleted.
 
+use bytes::Bytes;
 use pintle_api::status::{Cause, Status};
 
 use super::{Chain, forbidden};
 use crate::authz::live::{NAMESPACES, get_or_fresh, is_terminating, text};
-use crate::types::{Operation, Review};
+use crate::cache::layout;
+use crate::types::{Extra, Operation, Review};
 
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
@@ -20,11 +22,20 @@ pub(super) async fn admit(chain: &Chain, review: &mut Review<'_>) -> Result<(), 
     }
 }
 
-async fn into_live_namespace(chain: &Chain, review: &Review<'_>) -> Result<(), Status> {
+/// The namespace must live, and the write is refused if it is not the one seen here any more: this server's cache may be behind,
+/// and the namespace be gone by now.
+async fn into_live_namespace(chain: &Chain, review: &mut Review<'_>) -> Result<(), Status> {
     let name = review.namespace;
-    let namespace = get_or_fresh(&*chain.live, NAMESPACES, "", name).await;
+    let namespace = match review.attempt {
+        0 => get_or_fresh(&*chain.live, NAMESPACES, "", name).await,
+        _ => chain.live.fresh(NAMESPACES, "", name).await,
+    };
     let namespace = namespace.ok_or_else(|| Status::not_found("", "namespaces", name))?;
     if !is_terminating(&namespace) && text(&namespace, "/status/phase") != "Terminating" {
+        if let (Some(kind), Ok(revision)) = (NAMESPACES.kind(), text(&namespace, "/metadata/resourceVersion").parse()) {
+            let key = Bytes::from(layout::store_key(kind, "", name));
+            review.extra.push(Extra::Unchanged { key, revision });
+        }
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {name} because it is being terminated");

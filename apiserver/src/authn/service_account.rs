@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{RefusedToken, TokenUser, authenticated};
-use crate::authz::live::{Live, NODES, PODS, Res, SECRETS, SERVICE_ACCOUNTS, get_or_fresh, text, uid_of};
+use crate::authz::live::{Live, NODES, PODS, Res, SECRETS, SERVICE_ACCOUNTS, text, uid_of};
 use crate::tokens::{Claims, Issuer, ObjectRef, account_user};
 use crate::types::UserInfo;
 
@@ -46,7 +46,7 @@ async fn must_live(
     match live.get(res, namespace, &reference.name) {
         Some(object) if matches(&object) => Ok(()),
         // The cache may not have seen a replacement yet, or may have one that is already replaced: ask once.
-        _ => match get_or_fresh(live, res, namespace, &reference.name).await {
+        _ => match live.fresh(res, namespace, &reference.name).await {
             Some(object) if matches(&object) => Ok(()),
             _ => Err(gone()),
         },

@@ -67,6 +67,7 @@ fn delete_options(call: &VirtualCall, pod: &Value) -> Result<DeleteOptions, Stat
     Ok(DeleteOptions {
         grace: options.get("gracePeriodSeconds").and_then(Value::as_i64),
         uid: Some(uid_of(pod).to_owned()).filter(|uid| !uid.is_empty()),
+        resource_version: preconditions("resourceVersion"),
         propagation,
         dry_run,
         ..DeleteOptions::default()

@@ -52,8 +52,8 @@ impl PatchKind {
         let result = match self {
             Self::Json => patch::json(object.clone(), patch),
             Self::Merge => patch::merge(object.clone(), patch),
-            // Applied configurations merge as a strategic patch does: lists by key, everything named is set.
-            Self::Strategic | Self::Apply => patch::strategic(object.clone(), patch, kind.schema()),
+            Self::Strategic => patch::strategic(object.clone(), patch, kind.schema()),
+            Self::Apply => Ok(patch::applied(object.clone(), patch, kind.schema())),
         };
         result.map_err(|error: PatchError| error.to_status())
     }

@@ -38,6 +38,9 @@ pub fn before_create(kind: &'static Kind, namespace: &str, object: &mut Value, u
     } else {
         meta.clear("namespace");
     }
+    if (kind.group, kind.kind) == ("batch", "Job") {
+        strategy::select_own_pods(object);
+    }
     if (kind.group, kind.kind) == SIGNING_REQUEST {
         sign_request(object, user);
     }

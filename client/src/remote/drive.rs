@@ -78,7 +78,7 @@ impl Driver {
 
     /// Offers the connection to requests until it ends or is not wanted any more.
     async fn hold(&mut self, dialed: Dialed) {
-        let Dialed { endpoint, sender, protocol } = dialed;
+        let Dialed { endpoint, sender, protocol, heard } = dialed;
         let id = self.next_id;
         self.next_id += 1;
         let (abandon, abandoned) = oneshot::channel();
@@ -87,22 +87,32 @@ impl Driver {
         let live = Live { id, endpoint: endpoint.clone(), sender };
         self.state.send_modify(|state| state.live = Some(live));
         self.current.send_replace(Some(endpoint.clone()));
-        let began = clock::now();
+        let mut proven = clock::now() + limits::PATIENCE_PROVEN;
         let End { why, silence } = loop {
+            let patience = limits::KEEP_ALIVE_INTERVAL + self.patience.ping();
             tokio::select! {
                 biased;
                 end = &mut ended => break end.unwrap_or_else(|_| End::left("closed")),
+                () = clock::sleep_until(heard.last() + patience) => if heard.last().elapsed() >= patience {
+                    break End { why: format!("silent for {patience:?}"), silence: true };
+                },
+                () = clock::sleep_until(proven) => {
+                    self.patience.proven();
+                    proven += limits::PATIENCE_PROVEN;
+                }
                 wish = self.wishes.recv() => match wish {
                     Some(wish) => if let Some(why) = self.grant(wish, id, &endpoint) { break End::left(why) },
                     None => break End::left("not used any more"),
                 },
             }
         };
-        self.patience.lasted(began.elapsed());
         if silence {
             self.patience.silence();
+            // Nothing will come any more: whoever waits for an answer is told now. It may have ended by itself.
+            let _ = abandon.send(());
+        } else {
+            drop(abandon); // tells the protocol task to drain
         }
-        drop(abandon); // tells the protocol task to drain
         self.state.send_modify(|state| {
             state.live = None;
             state.last_failure = Arc::from(format!("{endpoint}: {why}"));
@@ -112,16 +122,20 @@ impl Driver {
         self.put_last(&endpoint);
     }
 
-    /// Runs the connection's protocol in a task of its own; the receiver tells why it ended.
+    /// Runs the connection's protocol in a task of its own; the receiver tells why it ended. A word through `abandoned` cuts the
+    /// connection off, its closing lets open requests end.
     fn spawn_protocol(&self, protocol: Protocol, abandoned: oneshot::Receiver<()>) -> oneshot::Receiver<End> {
         let (end, ended) = oneshot::channel();
         self.group.spawn_until_stopped("connection-protocol", async move {
             let mut protocol = protocol;
             let result = tokio::select! {
                 result = &mut protocol => result,
-                _ = abandoned => match clock::timeout(limits::DRAIN, protocol).await {
-                    Ok(result) => result,
-                    Err(_) => return,
+                abandoned = abandoned => match abandoned {
+                    Ok(()) => return,
+                    Err(_) => match clock::timeout(limits::DRAIN, protocol).await {
+                        Ok(result) => result,
+                        Err(_) => return,
+                    },
                 },
             };
             let _ = end.send(match result {

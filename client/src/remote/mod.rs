@@ -9,6 +9,7 @@
 mod dial;
 mod drive;
 mod endpoint;
+mod heard;
 mod patience;
 pub mod tls;
 

@@ -14,13 +14,14 @@ pub(super) struct Patience(u32);
 
 impl Patience {
     pub const FIRST: Self = Self(1);
+    pub const LONGEST: Self = Self(limits::PATIENCE_MAX);
 
-    /// For TCP, TLS and HTTP/2 handshake together.
+    /// For the handshakes of TLS and HTTP/2 together.
     pub fn dial(self) -> Duration {
         limits::DIAL_TIMEOUT * self.0
     }
 
-    /// For the answer to a ping.
+    /// For the answer to a ping, or any other sign of life.
     pub fn ping(self) -> Duration {
         limits::KEEP_ALIVE_TIMEOUT * self.0
     }
@@ -30,11 +31,10 @@ impl Patience {
         self.0 = (self.0 * 2).min(limits::PATIENCE_MAX);
     }
 
-    /// A connection has lasted for `life`. It shrinks by steps, not at once: under a load that goes on, first times would
-    /// make everybody leave once more.
-    pub fn lasted(&mut self, life: Duration) {
-        let halvings = life.as_secs() / limits::PATIENCE_PROVEN.as_secs();
-        self.0 = self.0.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0).max(Self::FIRST.0);
+    /// A connection has lasted for [`limits::PATIENCE_PROVEN`]. It shrinks by steps, not at once: under a load that goes on,
+    /// first times would make everybody leave once more.
+    pub fn proven(&mut self) {
+        self.0 = (self.0 / 2).max(Self::FIRST.0);
     }
 }
 
@@ -52,15 +52,12 @@ mod tests {
         patience.silence();
         patience.silence();
         assert_eq!(patience, Patience(4));
-        patience.lasted(limits::PATIENCE_PROVEN / 2);
         assert_eq!(patience.dial(), limits::DIAL_TIMEOUT * 4);
         (0..40).for_each(|_| patience.silence());
         assert_eq!(patience, Patience(limits::PATIENCE_MAX));
-        patience.lasted(limits::PATIENCE_PROVEN);
+        patience.proven();
         assert_eq!(patience, Patience(limits::PATIENCE_MAX / 2), "one step for each such time");
-        patience.lasted(limits::PATIENCE_PROVEN * 2);
-        assert_eq!(patience, Patience(limits::PATIENCE_MAX / 8));
-        patience.lasted(limits::PATIENCE_PROVEN * 3600);
+        (0..40).for_each(|_| patience.proven());
         assert_eq!(patience, Patience::FIRST);
     }
 }

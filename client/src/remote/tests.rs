@@ -9,7 +9,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
@@ -114,6 +114,75 @@ async fn requests_move_to_the_other_server_when_one_dies() {
     assert!(killed.elapsed() < Duration::from_secs(3));
     assert!(connection.current().borrow().is_some());
     group.stop(DEADLINE).await.expect("client stops");
+}
+
+/// Passes everything on to `target` until it is frozen; then keeps the connections, and is silent.
+async fn freezable(target: SocketAddr, group: &task::Group) -> (SocketAddr, tokio::sync::watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("address");
+    let (freeze, frozen) = tokio::sync::watch::channel(false);
+    let connections = group.clone();
+    group.spawn_until_stopped("proxy", async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut frozen = frozen.clone();
+            connections.spawn_until_stopped("proxied", async move {
+                let mut server = TcpStream::connect(target).await.expect("connect");
+                tokio::select! {
+                    _ = frozen.wait_for(|frozen| *frozen) => std::future::pending().await,
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => (),
+                }
+            });
+        }
+    });
+    (address, freeze)
+}
+
+/// The first server falls silent with its connections open, as a machine that is cut off does.
+#[tokio::test]
+async fn requests_move_to_the_other_server_when_one_falls_silent() {
+    let authority = Authority::new();
+    let (a, b) = (Server::start("a", &authority).await, Server::start("b", &authority).await);
+    let group = task::Group::new("client");
+    let ((first, freeze_a), (second, freeze_b)) =
+        (freezable(a.address, &group).await, freezable(b.address, &group).await);
+    let options = Options::new(vec![first.into(), second.into()], authority.client_config());
+    let connection = Connection::start(options, &group).expect("starts");
+    let (freeze, left) =
+        if ask(&connection).await.expect("an answer").starts_with('a') { (freeze_a, "b") } else { (freeze_b, "a") };
+    let frozen = clock::now();
+    freeze.send_replace(true);
+    let lost = ask(&connection).await;
+    assert!(lost.is_err(), "who waits for a silent server is told that it is lost: {lost:?}");
+    assert_eq!(ask_again(&connection).await, format!("{left} /where -"));
+    assert!(frozen.elapsed() < Duration::from_secs(3), "{:?}", frozen.elapsed());
+    group.stop(DEADLINE).await.expect("client stops");
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_is_met_although_a_slow_one_is_waited_for() {
+    let authority = Authority::new();
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let server = Server::start("a", &authority).await;
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let restarting = free.local_addr().expect("address");
+    drop(free); // refuses
+    let group = task::Group::new("restart");
+    let target = server.address;
+    group.spawn_until_stopped("restart", async move {
+        clock::sleep(Duration::from_millis(800)).await;
+        let listener = TcpListener::bind(restarting).await.expect("bind");
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(target).await.expect("connect");
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        }
+    });
+    let mut patience = Patience::FIRST;
+    (0..3).for_each(|_| patience.silence());
+    let endpoints = [silent.local_addr().expect("address").into(), restarting.into()];
+    let began = clock::now();
+    let dialed = dial::dial_any(&endpoints, &authority.client_config(), None, patience).await;
+    assert_eq!(dialed.ok().map(|dialed| dialed.endpoint), Some(restarting.into()));
+    assert!(began.elapsed() < patience.dial() / 2, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -19,10 +19,10 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, SerialNumber,
 };
 
-use crate::runtime::{Context, Controller, Intake, Lead, Outcome, ReconcileError, api, is_conflict, is_not_found};
+use crate::runtime::{
+    Context, Controller, Intake, Lead, Outcome, ReconcileError, api, delete_same, is_conflict, is_not_found,
+};
 
-/// Signed requests are removed after an hour, as upstream: their certificate has been fetched.
-const KEEP: Duration = Duration::from_secs(3600);
 /// A certificate without a wished lifetime lives a year.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const LIFETIME_MIN: Duration = Duration::from_secs(600);
@@ -61,16 +61,16 @@ impl Controller for CertificateRequests {
         let Some(request) = self.requests.get(key) else { return Ok(Outcome::Done) };
         let stored: Api<CertificateSigningRequest> = Api::all(lead.client.clone());
         let result = match plan::next(&request) {
-            plan::Next::Wait => return Ok(Outcome::Done),
-            plan::Next::Expire => {
-                let age = request.metadata.creation_timestamp.as_ref().map_or(Duration::ZERO, |time| {
-                    let now = jiff::Timestamp::try_from(clock::wall()).unwrap_or(time.0);
-                    Duration::try_from(now.duration_since(time.0)).unwrap_or_default()
+            plan::Next::Wait => {
+                let (lifetime, since) = plan::lifetime(&request);
+                let age = since.map_or(Duration::ZERO, |since| {
+                    let now = jiff::Timestamp::try_from(clock::wall()).unwrap_or(since);
+                    Duration::try_from(now.duration_since(since)).unwrap_or_default()
                 });
-                if age < KEEP {
-                    return Ok(Outcome::After(KEEP - age));
+                if age < lifetime {
+                    return Ok(Outcome::After(lifetime - age));
                 }
-                stored.delete(&key.name, &DeleteParams::default()).await.map(drop)
+                delete_same(&stored, &request.metadata, DeleteParams::default()).await.map(drop)
             }
             plan::Next::Approve => {
                 let mut approved = (*request).clone();

@@ -3,6 +3,9 @@
 //! Rule: kubernetes.io/kube-apiserver-client-kubelet signs client certificates with organisation `system:nodes` and common
 //! name `system:node:<name>`, without alternative names, for client authentication only.
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use x509_parser::prelude::FromDer;
 
@@ -10,6 +13,8 @@ pub const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 pub const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
+const KEEP_ANSWERED: Duration = Duration::from_secs(3600);
+const KEEP_PENDING: Duration = Duration::from_secs(24 * 3600);
 /// Larger requests are left for a person; real ones have some hundred bytes.
 const REQUEST_BYTES: usize = 16 << 10;
 
@@ -20,12 +25,23 @@ pub struct NodeSubject {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Not ours, denied, failed, or for a person to decide.
+    /// Not ours, done, denied, failed, or for a person to decide.
     Wait,
     Approve,
     Sign(NodeSubject),
-    /// Signed; to be removed when it is old.
-    Expire,
+}
+
+/// How long a request is kept, counted from when it came to be what it is: as upstream, an hour once it was answered, a day
+/// while nobody answers it. Whoever may ask could otherwise fill the store.
+pub fn lifetime(request: &CertificateSigningRequest) -> (Duration, Option<Timestamp>) {
+    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let answered = conditions.filter_map(|condition| Some(condition.last_update_time.as_ref()?.0)).max();
+    let created = request.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let is_answered = request
+        .status
+        .as_ref()
+        .is_some_and(|status| status.conditions.iter().flatten().next().is_some() || status.certificate.is_some());
+    if is_answered { (KEEP_ANSWERED, answered.or(created)) } else { (KEEP_PENDING, created) }
 }
 
 pub fn next(request: &CertificateSigningRequest) -> Next {
@@ -41,7 +57,7 @@ pub fn next(request: &CertificateSigningRequest) -> Next {
         return Next::Wait;
     }
     if status.and_then(|status| status.certificate.as_ref()).is_some_and(|certificate| !certificate.0.is_empty()) {
-        return Next::Expire;
+        return Next::Wait;
     }
     match subject(request) {
         Some(subject) if has("Approved") => Next::Sign(subject),
@@ -116,6 +132,20 @@ mod tests {
         assert_eq!(next(&request), Next::Approve);
         request.status.get_or_insert_default().conditions.get_or_insert_default().push(super::super::condition());
         assert_eq!(next(&request), Next::Sign(NodeSubject { common_name: "system:node:w1".to_owned() }));
+    }
+
+    #[test]
+    fn what_nobody_answers_is_kept_a_day_and_what_was_answered_an_hour() {
+        let mut request = request("admin", "system:masters", &[]);
+        let created: Timestamp = "2026-01-01T00:00:00Z".parse().expect("time");
+        request.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(created));
+        assert_eq!(lifetime(&request), (KEEP_PENDING, Some(created)));
+        let mut denied = super::super::condition();
+        denied.type_ = "Denied".to_owned();
+        let at = denied.last_update_time.as_ref().map(|time| time.0);
+        request.status.get_or_insert_default().conditions = Some(vec![denied]);
+        assert_eq!(lifetime(&request), (KEEP_ANSWERED, at));
+        assert_eq!(next(&request), Next::Wait);
     }
 
     #[test]

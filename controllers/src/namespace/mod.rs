@@ -61,7 +61,7 @@ impl Controller for Namespaces {
         let left = remaining(&key.name, lead).await?;
         if !left.is_empty() {
             tell(&namespace, &left, lead).await?;
-            // Looking at thousands of objects that end is work, too: about half of the time at most goes into it.
+            // Looking at thousands of objects that end is work, too: a look that took long is followed by a longer pause.
             return Ok(Outcome::After(began.elapsed().clamp(AGAIN, AGAIN_LONGEST)));
         }
         let mut freed = (*namespace).clone();

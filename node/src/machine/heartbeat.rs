@@ -69,12 +69,19 @@ async fn try_register(
     }
 }
 
+/// What was last told, to the API and to the log.
+#[derive(Default)]
+struct Told {
+    at: Option<clock::Instant>,
+    gone: bool,
+}
+
 impl Heartbeat {
     /// Registers the node, then keeps its status true. Runs until dropped.
     pub async fn run(mut self) {
         register(&self.options, &self.machine, &self.client, self.runtime.as_ref()).await;
         let mut changes = self.nodes.changes();
-        let mut reported = None::<clock::Instant>;
+        let mut told = Told::default();
         let mut images = Vec::new();
         let mut images_read = None::<clock::Instant>;
         loop {
@@ -93,14 +100,14 @@ impl Heartbeat {
                 old.conditions.as_deref().unwrap_or_default(),
                 &time_now(),
             );
-            let age = reported.map(|at| at.elapsed());
+            let age = told.at.map(|at| at.elapsed());
             let due = match age {
                 None => true,
                 Some(age) if ready(&old) != ready(&status) => age >= LOOK / 4,
                 Some(age) => age >= REPORT_ANYWAY || (age >= REPORT_CHANGED && node::differs(&old, &status)),
             };
             if due {
-                self.report(status.clone(), &mut reported).await;
+                self.report(status.clone(), &mut told).await;
             }
             tokio::select! {
                 () = clock::sleep(if ready(&status) == Some("True") { LOOK } else { LOOK / 10 }) => (),
@@ -114,14 +121,16 @@ impl Heartbeat {
         }
     }
 
-    async fn report(&self, status: NodeStatus, reported: &mut Option<clock::Instant>) {
+    async fn report(&self, status: NodeStatus, told: &mut Told) {
         let api: Api<Node> = Api::all(self.client.clone());
         let body = json!({ "status": status });
         match api.patch_status(&self.options.node_name, &PatchParams::default(), &Patch::Merge(body)).await {
-            Ok(_) => *reported = Some(clock::now()),
+            Ok(_) => *told = Told { at: Some(clock::now()), gone: false },
             Err(kube::Error::Api(status)) if status.code == 404 => {
-                tracing::info!("the node object is gone, registering anew");
-                register(&self.options, &self.machine, &self.client, self.runtime.as_ref()).await;
+                // Somebody took the node out of the cluster. Coming back by itself it would be schedulable again.
+                if !std::mem::replace(&mut told.gone, true) {
+                    tracing::warn!("the node object was deleted; restart this agent to register the node again");
+                }
             }
             Err(error) => tracing::debug!(error = %Chain(&error), "node status not reported, will retry"),
         }

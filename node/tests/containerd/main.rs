@@ -118,7 +118,9 @@ async fn commands_and_ports_reach_a_container(world: &World) {
     assert_eq!(out.trim(), "1", "tokens are in memory");
     let (out, ..) = exec(&["cat", "/etc/hosts", "/etc/resolv.conf"], quiet, "").await;
     assert!(out.contains("web.web.ns.svc.cluster.local") && out.contains("nameserver 10.96.0.10"), "{out}");
-    let (out, ..) = exec(&["cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"], quiet, "").await;
+    // The file of cgroup v2, or else that of v1.
+    let limit = "cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes";
+    let (out, ..) = exec(&["sh", "-c", limit], quiet, "").await;
     assert_eq!(out.trim(), (64 << 20).to_string());
 
     let namespace = world.sandbox("web").await.network_namespace;
