@@ -118,8 +118,11 @@ async fn empty(namespace: &str, resource: &ApiResource, lead: &Lead) -> Result<u
         found |= !list.items.is_empty();
         let (marked, fresh): (Vec<_>, Vec<_>) =
             list.items.into_iter().map(|object| object.metadata).partition(|meta| meta.deletion_timestamp.is_some());
-        let deletions =
-            futures::stream::iter(fresh.iter().map(|meta| delete_same(&objects, meta, DeleteParams::background())));
+        let deletions = fresh.into_iter().map(|meta| {
+            let objects = objects.clone();
+            async move { delete_same(&objects, &meta, DeleteParams::background()).await }
+        });
+        let deletions = futures::stream::iter(deletions);
         let pending = deletions.buffer_unordered(limits::NAMESPACE_DELETES);
         ending += marked.len()
             + pending
