@@ -64,7 +64,7 @@ pub const STREAM_REQUESTS: usize = 4096;
 pub const STREAM_AGE: Duration = Duration::from_secs(2);
 
 /// Bytes of recent entries kept in memory for replication and apply; entries not yet on disk are kept beyond it.
-pub const TAIL_BYTES: usize = 64 << 20;
+pub const TAIL_BYTES: usize = 32 << 20;
 
 /// Operations waiting for the log writer. openraft's own windows are smaller; reaching it holds Raft's core back.
 pub const WRITER_QUEUE: usize = 4096;

@@ -15,7 +15,7 @@ use pintle_proto::store_v1::StateRecord;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
-    WriteBatch, WriteOptions,
+    SliceTransform, WriteBatch, WriteOptions,
 };
 
 use crate::error::OpenError;
@@ -35,6 +35,9 @@ const FAMILIES: [&str; 4] = [KV, REV, LEASE, META];
 pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
 pub(crate) const SCRUBBED_KEY: &[u8] = b"scrubbed";
+
+/// What a stored key has behind the user's: the revision.
+const REVISION_BYTES: usize = 8;
 
 const CURRENT: &str = "CURRENT";
 const DIRECTORY_PREFIX: &str = "state-";
@@ -110,7 +113,13 @@ impl Generation {
     fn open(root: &Path, number: u64, options: &EngineOptions) -> io::Result<Self> {
         let dir = generation_dir(root, number);
         let (db_options, family_options) = rocksdb_options(options);
-        let families = FAMILIES.map(|name| ColumnFamilyDescriptor::new(name, family_options.clone()));
+        let families = FAMILIES.map(|name| {
+            let mut family = family_options.clone();
+            if name == KV {
+                find_keys_by_filter(&mut family);
+            }
+            ColumnFamilyDescriptor::new(name, family)
+        });
         let db = DB::open_cf_descriptors(&db_options, &dir, families).map_err(io::Error::other)?;
         Ok(Self { db: Some(db), dir, number, retired: AtomicBool::new(false) })
     }
@@ -200,13 +209,16 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
     table.set_format_version(5);
+    table.set_bloom_filter(10.0, false);
+    table.set_whole_key_filtering(false);
 
     let mut family = Options::default();
     family.set_block_based_table_factory(&table);
     family.set_write_buffer_size(options.write_buffer_bytes);
     family.set_max_write_buffer_number(3);
     family.set_compression_type(DBCompressionType::Lz4);
-    family.set_bottommost_compression_type(DBCompressionType::Zstd);
+    // The oldest data is what lists and comparisons mostly read: Zstd made a fifth of all work here.
+    family.set_bottommost_compression_type(DBCompressionType::Lz4);
     family.set_level_compaction_dynamic_level_bytes(true);
 
     let mut db = family.clone();
@@ -223,6 +235,18 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     db.set_bytes_per_sync(1 << 20);
     family.set_allow_concurrent_memtable_write(false);
     (db, family)
+}
+
+/// Filters over user keys: whether a key exists at all is asked with every create, and mostly answered without a read.
+fn find_keys_by_filter(family: &mut Options) {
+    let user_key = |stored: &[u8]| -> usize { stored.len().saturating_sub(REVISION_BYTES) };
+    let transform = SliceTransform::create(
+        "pintle.user-key",
+        move |stored: &[u8]| &stored[..user_key(stored)],
+        Some(|stored: &[u8]| stored.len() > REVISION_BYTES),
+    );
+    family.set_prefix_extractor(transform);
+    family.set_memtable_prefix_bloom_ratio(0.02);
 }
 
 fn generation_dir(root: &Path, number: u64) -> PathBuf {

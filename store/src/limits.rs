@@ -16,10 +16,10 @@ pub const LEASE_EXPIRIES_PER_TICK: usize = 500;
 pub const LEASE_TICK: Duration = Duration::from_millis(500);
 /// An expiry that was proposed and not seen applied is proposed again after this.
 pub const LEASE_EXPIRY_RETRY: Duration = Duration::from_secs(3);
-/// Memory of the head index: about 200,000 keys with small values; a miss costs one seek.
-pub const HEAD_INDEX_BYTES: usize = 32 << 20;
-/// Values above this stay out of the head index: they would push out hundreds of small ones.
-pub const HEAD_VALUE_BYTES: usize = 4 << 10;
+/// Memory of the head index: about 300,000 keys with small values, or 10,000 pods; a miss costs one seek.
+pub const HEAD_INDEX_BYTES: usize = 48 << 20;
+/// Values above this stay out of the head index: they would push out hundreds of small ones. Pods are below it.
+pub const HEAD_VALUE_BYTES: usize = 16 << 10;
 /// Revisions the watch hub remembers, so that a watcher that is a little late never reads the disk.
 pub const RING_REVISIONS: usize = 8192;
 /// Bytes of events the ring may hold.

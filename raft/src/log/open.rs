@@ -62,7 +62,7 @@ fn open_db(dir: &Path) -> Result<DB, rocksdb::Error> {
 /// Most entries are purged before they leave memory; those that do not must never stall the writer.
 fn log_options() -> Options {
     let mut options = Options::default();
-    options.set_write_buffer_size(64 << 20);
+    options.set_write_buffer_size(24 << 20);
     options.set_max_write_buffer_number(6);
     options.set_compression_type(rocksdb::DBCompressionType::None);
     options.set_level_zero_file_num_compaction_trigger(8);

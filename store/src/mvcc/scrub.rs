@@ -158,7 +158,7 @@ fn remove_superseded(
     if let Some(last) = upper.last_mut() {
         *last += 1;
     }
-    let mut versions = view.versions(&seek, Some(upper))?;
+    let mut versions = view.versions_of_key(&seek, Some(upper))?;
     versions.seek(&seek);
     let mut scratch = Vec::new();
     let mut newest = None;

@@ -60,7 +60,7 @@ impl<'a> View<'a> {
         let mut seek = key::prefix(key);
         let prefix_len = seek.len();
         key::push_revision(&mut seek, at);
-        let mut iterator = self.versions(&seek, upper_of_prefix(&seek[..prefix_len]))?;
+        let mut iterator = self.versions_of_key(&seek, upper_of_prefix(&seek[..prefix_len]))?;
         iterator.seek(&seek);
         match iterator.item() {
             Some((raw, value)) if raw.len() == seek.len() && raw[..prefix_len] == seek[..prefix_len] => {
@@ -82,8 +82,20 @@ impl<'a> View<'a> {
     }
 
     /// An unpositioned iterator over `kv` from `lower` to before `upper`.
-    pub fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
+    fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        self.iterator(options, lower, upper)
+    }
+
+    /// The same within the versions of one key: files that have none of it are passed over without a read.
+    pub fn versions_of_key(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        self.iterator(options, lower, upper)
+    }
+
+    fn iterator(&self, mut options: ReadOptions, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         options.set_iterate_lower_bound(lower);
         if let Some(upper) = upper {
             options.set_iterate_upper_bound(upper);
