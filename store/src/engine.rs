@@ -239,10 +239,9 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
 
 /// Filters over user keys: whether a key exists at all is asked with every create, and mostly answered without a read.
 fn find_keys_by_filter(family: &mut Options) {
-    let user_key = |stored: &[u8]| -> usize { stored.len().saturating_sub(REVISION_BYTES) };
     let transform = SliceTransform::create(
         "pintle.user-key",
-        move |stored: &[u8]| &stored[..user_key(stored)],
+        |stored: &[u8]| &stored[..stored.len().saturating_sub(REVISION_BYTES)],
         Some(|stored: &[u8]| stored.len() > REVISION_BYTES),
     );
     family.set_prefix_extractor(transform);
