@@ -1,6 +1,8 @@
 //! `pintle cluster` and the small commands, as a user meets them: what is repeated changes nothing, what is kept comes back,
 //! what was added to the user's files goes again, and every failure has its exit code.
 
+use std::time::Duration;
+
 use std::path::Path;
 use std::process::Command;
 

@@ -127,10 +127,13 @@ async fn freezable(target: SocketAddr, group: &task::Group) -> (SocketAddr, toki
             let mut frozen = frozen.clone();
             connections.spawn_until_stopped("proxied", async move {
                 let mut server = TcpStream::connect(target).await.expect("connect");
+                let passing = async { tokio::io::copy_bidirectional(&mut client, &mut server).await.map(drop) };
+                let freezing = async { frozen.wait_for(|frozen| *frozen).await.map(drop) };
                 tokio::select! {
-                    _ = frozen.wait_for(|frozen| *frozen) => std::future::pending().await,
-                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => (),
+                    _ = freezing => (),
+                    _ = passing => return,
                 }
+                std::future::pending::<()>().await; // the connections stay open
             });
         }
     });
