@@ -108,11 +108,9 @@ impl Driver {
         };
         if silence {
             self.patience.silence();
-            // Nothing will come any more: whoever waits for an answer is told now. It may have ended by itself.
-            let _ = abandon.send(());
-        } else {
-            drop(abandon); // tells the protocol task to drain
+            heard.cut(); // nothing will come any more: whoever waits for an answer is told now
         }
+        drop(abandon); // tells the protocol task to drain
         self.state.send_modify(|state| {
             state.live = None;
             state.last_failure = Arc::from(format!("{endpoint}: {why}"));
@@ -122,20 +120,16 @@ impl Driver {
         self.put_last(&endpoint);
     }
 
-    /// Runs the connection's protocol in a task of its own; the receiver tells why it ended. A word through `abandoned` cuts the
-    /// connection off, its closing lets open requests end.
+    /// Runs the connection's protocol in a task of its own; the receiver tells why it ended.
     fn spawn_protocol(&self, protocol: Protocol, abandoned: oneshot::Receiver<()>) -> oneshot::Receiver<End> {
         let (end, ended) = oneshot::channel();
         self.group.spawn_until_stopped("connection-protocol", async move {
             let mut protocol = protocol;
             let result = tokio::select! {
                 result = &mut protocol => result,
-                abandoned = abandoned => match abandoned {
-                    Ok(()) => return,
-                    Err(_) => match clock::timeout(limits::DRAIN, protocol).await {
-                        Ok(result) => result,
-                        Err(_) => return,
-                    },
+                _ = abandoned => match clock::timeout(limits::DRAIN, protocol).await {
+                    Ok(result) => result,
+                    Err(_) => return,
                 },
             };
             let _ = end.send(match result {

@@ -1,4 +1,5 @@
-//! A stream that notes when something was last read from it: any byte is a sign of life.
+//! A stream that notes when something was last read from it: any byte is a sign of life. It can be cut off, which ends whatever
+//! is waiting for more: the HTTP/2 library drives the stream from a task of its own that ends for nothing else.
 //!
 //! HTTP/2 pings see to it that a living server sends something; how long to wait for it is decided while the connection lasts
 //! (see [`super::patience`]), which the protocol's own timeout, fixed at its start, could not.
@@ -6,10 +7,11 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use pintle_base::clock::{self, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,21 +19,43 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Clone)]
 pub(super) struct Heard {
     began: Instant,
-    millis: Arc<AtomicU64>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Since the beginning.
+    millis: AtomicU64,
+    cut: AtomicBool,
+    reader: AtomicWaker,
 }
 
 impl Heard {
     pub fn now() -> Self {
-        Self { began: clock::now(), millis: Arc::default() }
+        Self { began: clock::now(), inner: Arc::default() }
     }
 
     pub fn last(&self) -> Instant {
-        self.began + Duration::from_millis(self.millis.load(Ordering::Relaxed))
+        self.began + Duration::from_millis(self.inner.millis.load(Ordering::Relaxed))
+    }
+
+    /// Nothing is read from the stream any more; who waits for it hears of a timeout.
+    pub fn cut(&self) {
+        self.inner.cut.store(true, Ordering::Release);
+        self.inner.reader.wake();
+    }
+
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.inner.reader.register(cx.waker());
+        match self.inner.cut.load(Ordering::Acquire) {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
+        }
     }
 
     fn note(&self) {
         let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.millis.store(millis, Ordering::Relaxed);
+        self.inner.millis.store(millis, Ordering::Relaxed);
     }
 }
 
@@ -42,6 +66,7 @@ pub(super) struct Listening<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.heard.check(cx)?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
