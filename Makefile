@@ -32,7 +32,7 @@ down: ## Stop that cluster and remove it
 check: setup ## Formatting, lints, licences
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny > /dev/null; then cargo deny --offline check licenses bans sources; else echo "check: cargo-deny is not installed, licences not checked"; fi
+	@if command -v cargo-deny > /dev/null; then cargo deny --locked check licenses bans sources; else echo "check: cargo-deny is not installed, licences not checked"; fi
 
 test: build ## Every test: unit, script, in-process clusters, real processes and clients
 	CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/run-test $(CARGO) test --release --locked --workspace --no-fail-fast

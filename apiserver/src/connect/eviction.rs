@@ -70,7 +70,6 @@ fn delete_options(call: &VirtualCall, pod: &Value) -> Result<DeleteOptions, Stat
         resource_version: preconditions("resourceVersion"),
         propagation,
         dry_run,
-        ..DeleteOptions::default()
     })
 }
 
