@@ -41,7 +41,7 @@ pub use members::ChangeError;
 pub use node::Handle;
 pub use propose::ProposeError;
 pub use read::ReadError;
-pub use start::{Options, StartError, Tls, start};
+pub use start::{Options, Peering, StartError, Tls, start};
 pub use status::{PeerStatus, Role, Status};
 
 #[cfg(test)]

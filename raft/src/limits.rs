@@ -13,7 +13,7 @@ pub const BATCH_COMMANDS: usize = 1024;
 pub const BATCH_BYTES: usize = 1 << 20;
 
 /// Entries a member has proposed and not yet heard of. More does not raise throughput, it only makes batches smaller.
-pub const ENTRIES_IN_FLIGHT: usize = 4;
+pub const ENTRIES_IN_FLIGHT: usize = 2;
 
 /// Entries one follower may have in flight at the leader: its own bound, with room for its retries.
 pub const FORWARDED_IN_FLIGHT: usize = 64;
@@ -40,6 +40,9 @@ pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// How long a follower waits for the answer to a forwarded batch or read index. Longer than what the leader allows itself.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// How long a round of read index waits for more reads at most, if the one before it served many.
+pub const READ_LINGER: Duration = Duration::from_millis(1);
 
 /// Reads waiting for one round of read index.
 pub const READS_WAITING: usize = 64 * 1024;

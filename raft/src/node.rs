@@ -24,11 +24,11 @@ use crate::log::Shared;
 use crate::machine::Peer;
 use crate::members::{Change, ChangeError, change};
 use crate::propose::{Proposals, ProposeError};
-use crate::read::{ReadError, Reads};
+use crate::read::{Confirmations, ReadError, Reads};
 use crate::snapshot::Snapshots;
 use crate::status::{Status, status};
 use crate::transport::client::Link;
-use crate::transport::{Links, Me};
+use crate::transport::{Links, Me, PeerName};
 
 /// Who a member is, where it lies on disk, and whom it was told of at start.
 pub(crate) struct Place {
@@ -68,6 +68,8 @@ pub(crate) struct Node {
     pub fatal: FatalCell,
     /// How long a leader may go without hearing from a quorum.
     pub lease: Duration,
+    /// Reads that wait for the leadership to be confirmed.
+    pub confirmations: Confirmations,
     status: watch::Sender<Status>,
 }
 
@@ -79,6 +81,7 @@ impl Node {
         applying: Arc<Applying>,
         snapshots: Arc<Snapshots>,
         place: Place,
+        confirmations: Confirmations,
         fatal: FatalCell,
     ) -> Self {
         let Place { data_dir, identity, founders, given, lease } = place;
@@ -101,6 +104,7 @@ impl Node {
             stop: CancellationToken::new(),
             fatal,
             lease,
+            confirmations,
             status: watch::Sender::new(first),
         }
     }
@@ -184,10 +188,12 @@ impl Node {
         }
     }
 
-    /// Refuses messages of other clusters or groups, for other members, or from somebody else than they say.
-    pub fn check_header(&self, header: Option<&pb::Header>, certificate: &str) -> Result<(), tonic::Status> {
+    /// Refuses messages of other clusters or groups, for other members, or from somebody else than they say. Without a name
+    /// from the connection the sender is believed.
+    pub fn check_header(&self, header: Option<&pb::Header>, sender: &PeerName) -> Result<(), tonic::Status> {
         let header = header.ok_or_else(|| tonic::Status::invalid_argument("message has no header"))?;
         let me = self.me();
+        let certificate = sender.0.as_deref().unwrap_or(&header.from_name);
         if (header.cluster_id, header.group_id) != (me.cluster_id, me.group_id) {
             tracing::warn!(from = certificate, cluster = header.cluster_id, "refused a message of another cluster");
             return Err(tonic::Status::permission_denied("this is another cluster"));

@@ -26,16 +26,33 @@ use crate::node::{Handle, Node, Place};
 use crate::propose::Proposals;
 use crate::read::Reads;
 use crate::storage::{self, Opened, Storage};
-use crate::transport::client::{NetworkFactory, over_tls};
+use crate::transport::client::{NetworkFactory, over_tcp};
 use crate::transport::{Links, Me, server};
 use crate::{apply, bootstrap, limits, log, priority, propose, read};
 
-/// Certificates for the peer transport. Both sides show one and check the other's; its common name is
-/// [`crate::CERTIFICATE_NAME_PREFIX`] and the member's name, its host the one in [`Peer::peer_addr`].
+/// Certificates for the peer transport. Both sides show one and check the other's; its host is the one in
+/// [`Peer::peer_addr`].
 #[derive(Clone)]
 pub struct Tls {
     pub server: Arc<rustls::ServerConfig>,
     pub client: Arc<rustls::ClientConfig>,
+}
+
+/// How members know each other.
+#[derive(Clone)]
+pub enum Peering {
+    /// The common name of each certificate is [`crate::CERTIFICATE_NAME_PREFIX`] and the member's name.
+    Named(Tls),
+    /// Whoever has a certificate that the other accepts is believed to be the member it says it is. As etcd's peers do.
+    Trusting(Tls),
+    /// In plain text: whoever reaches the port is believed. As etcd's peers do where their URLs say `http`.
+    Plain,
+}
+
+impl From<Tls> for Peering {
+    fn from(tls: Tls) -> Self {
+        Self::Named(tls)
+    }
 }
 
 /// How a member runs.
@@ -56,7 +73,7 @@ pub struct Options {
     pub peers: Vec<Peer>,
     /// Never found a cluster: wait to be added to one.
     pub join: bool,
-    pub tls: Tls,
+    pub peering: Peering,
     pub heartbeat: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
@@ -70,7 +87,14 @@ pub struct Options {
 
 impl Options {
     /// Options with the default timing and limits.
-    pub fn new(id: u64, cluster_id: u64, data_dir: PathBuf, listen: SocketAddr, peers: Vec<Peer>, tls: Tls) -> Self {
+    pub fn new(
+        id: u64,
+        cluster_id: u64,
+        data_dir: PathBuf,
+        listen: SocketAddr,
+        peers: Vec<Peer>,
+        peering: impl Into<Peering>,
+    ) -> Self {
         Self {
             id,
             cluster_id,
@@ -79,7 +103,7 @@ impl Options {
             listen,
             peers,
             join: false,
-            tls,
+            peering: peering.into(),
             heartbeat: Duration::from_millis(100),
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1000),
@@ -260,7 +284,7 @@ async fn assemble(
         let listener = TcpListener::bind(options.listen)
             .await
             .map_err(|source| StartError::Listen { addr: options.listen, source })?;
-        Ok((storage, listener, Links::new(me, over_tls(&options.tls.client))))
+        Ok((storage, listener, Links::new(me, over_tcp(&options.peering))))
     };
     let (Storage { writer, applier, tasks, opened }, listener, links) =
         prepared.await.map_err(|error| (error, None))?;
@@ -275,7 +299,7 @@ async fn assemble(
         Ok(composed) => composed,
         Err(error) => return Err((error, Some(threads))),
     };
-    spawn_server(&node, listener, &options.tls.server);
+    spawn_server(&node, listener, &options.peering);
     let halt = CancellationToken::new();
     let runtime = tokio::runtime::Handle::current();
     Ok(Member { handle: Handle { node, proposals, reads, runtime, halt, closed }, threads })
@@ -300,22 +324,24 @@ pub(crate) async fn compose(
     let given = by_id(&options.peers);
     let founders = if options.join { BTreeMap::new() } else { given.clone() };
     let place = Place { data_dir: options.data_dir.clone(), identity, founders, given, lease: options.election_max };
-    let node = Arc::new(Node::new(raft, links, &log, applying, snapshots, place, fatal));
+    let (confirmations, confirmer) = read::confirmations();
+    let node = Arc::new(Node::new(raft, links, &log, applying, snapshots, place, confirmations, fatal));
     let (proposals, batcher) = propose::channel();
     let (reads, rounds) = read::channel();
     tokio::spawn(Arc::clone(&node).run_status());
     tokio::spawn(Arc::clone(&node).run_snapshots());
     tokio::spawn(batcher.run(Arc::clone(&node)));
     tokio::spawn(rounds.run(Arc::clone(&node)));
+    tokio::spawn(confirmer.run(Arc::clone(&node)));
     tokio::spawn(bootstrap::run(Arc::clone(&node), has_log, options.election_max));
     Ok((node, proposals, reads))
 }
 
-fn spawn_server(node: &Arc<Node>, listener: TcpListener, tls: &Arc<rustls::ServerConfig>) {
-    let (node, tls) = (Arc::clone(node), Arc::clone(tls));
+fn spawn_server(node: &Arc<Node>, listener: TcpListener, peering: &Peering) {
+    let (node, peering) = (Arc::clone(node), peering.clone());
     tokio::spawn(async move {
         let stop = node.stop.clone();
-        let served = server::serve(listener, &tls, Arc::clone(&node), stop.clone()).await;
+        let served = server::serve(listener, &peering, Arc::clone(&node), stop.clone()).await;
         if !stop.is_cancelled() {
             let reason = served.err().map_or_else(|| "it ended".to_owned(), |error| error.to_string());
             node.fatal.report(Fatal::Core(format!("peer server: {reason}")));

@@ -297,7 +297,7 @@ async fn a_state_ahead_of_its_log_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_another_name_in_its_certificate_is_ignored() {
     let mut cluster = Cluster::new(3, |_| ());
-    cluster.members[2].options.tls = cluster.authority.tls("server-9");
+    cluster.members[2].options.peering = cluster.authority.tls("server-9").into();
     cluster.start_all().await;
     for member in &cluster.members[..2] {
         assert!(member.handle().read_index().await.is_ok());
@@ -309,7 +309,7 @@ async fn a_member_with_another_name_in_its_certificate_is_ignored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_with_a_strangers_certificate_is_ignored() {
     let mut cluster = Cluster::new(3, |_| ());
-    cluster.members[2].options.tls = Authority::new().tls("server-3");
+    cluster.members[2].options.peering = Authority::new().tls("server-3").into();
     cluster.start_all().await;
     for member in &cluster.members[..2] {
         assert!(member.handle().read_index().await.is_ok());
@@ -386,5 +386,21 @@ async fn snapshots_purges_and_a_crash_under_load_leave_all_members_equal() {
     }
     let purged = || cluster.members[leader].handle().status_watch().borrow().purged;
     eventually("the log is purged", || purged() > 0).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_in_plain_text_replicate_and_ignore_another_cluster() {
+    let mut cluster = Cluster::new(3, |options| options.peering = pintle_raft::Peering::Plain);
+    cluster.members[2].options.cluster_id += 1;
+    cluster.start_all().await;
+    let leader = cluster.members[0].handle().clone();
+    eventually("two of three suffice", || leader.status().leader.is_some()).await;
+    cluster.members[1].propose("in the clear").await;
+    for member in &cluster.members[..2] {
+        assert_eq!(member.read().await, ["in the clear"]);
+    }
+    let other = cluster.members[2].handle().status();
+    assert_eq!((other.leader, other.applied), (None, 0), "nothing reached the other cluster's member");
     cluster.stop().await;
 }

@@ -227,7 +227,7 @@ impl Way {
     ) -> Result<http::Response<Body>, Broken> {
         self.pass().await?;
         let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(PeerName(name));
+        parts.extensions.insert(PeerName(Some(name)));
         let body = if REPEATABLE.iter().any(|call| parts.uri.path().ends_with(call)) {
             let whole = body.collect().await.map_err(|_| reset())?.to_bytes();
             if self.net.doubled() {

@@ -30,10 +30,11 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use super::Me;
-use super::tls::{self, ConnectError};
+use super::tls::{self, Calling, ConnectError};
 use crate::core::{Record, Snapshot, TypeConfig, Vote};
 use crate::limits;
 use crate::snapshot::{SnapshotDir, read_chunk};
+use crate::start::Peering;
 use crate::wire::{self, WireError};
 
 /// One connection to a peer: opened when first used, reopened when lost.
@@ -95,18 +96,16 @@ impl Links {
     }
 }
 
-/// Connections over mutually authenticated TLS.
-pub(crate) fn over_tls(tls: &rustls::ClientConfig) -> Dial {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let tls = Arc::new(tls);
-    Arc::new(move |peer| connection(peer, &tls))
+/// Real connections.
+pub(crate) fn over_tcp(peering: &Peering) -> Dial {
+    let calling = Calling::new(peering);
+    Arc::new(move |peer| connection(peer, &calling))
 }
 
-fn connection(peer: &Record, tls: &Arc<rustls::ClientConfig>) -> Connection {
-    let (addr, name, tls) = (peer.peer_addr.clone(), peer.name.clone(), Arc::clone(tls));
+fn connection(peer: &Record, calling: &Calling) -> Connection {
+    let (addr, name, calling) = (peer.peer_addr.clone(), peer.name.clone(), calling.clone());
     let connector = tower::service_fn(move |_: http::Uri| {
-        let connecting = tls::connect(addr.clone(), name.clone(), Arc::clone(&tls));
+        let connecting = tls::connect(addr.clone(), name.clone(), calling.clone());
         async move { connecting.await.map(TokioIo::new) }
     });
     // The address is the connector's business; the URI only has to be one.

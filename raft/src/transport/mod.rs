@@ -1,11 +1,12 @@
-//! How members reach each other: gRPC over mutually authenticated TLS (D2, D7).
+//! How members reach each other: gRPC over mutually authenticated TLS (D2, D7), or in plain text where that was asked for.
 //!
 //! To every peer there are up to three connections, each opened when first used: `control` (votes, heartbeats, read index),
 //! `bulk` (append streams, forwarded proposals) and `snapshot`; so bulk data cannot delay a heartbeat. HTTP/2 pings find a
 //! dead connection within two seconds; the next request opens a new one at once.
 //!
-//! Always holds: a message is acted upon only if it names this cluster, group and member, and its sender's name is the one in
-//! the certificate of its connection; a connection is used only if the server's certificate names the expected member.
+//! Always holds: a message is acted upon only if it names this cluster, group and member. With named certificates also: its
+//! sender's name is the one in the certificate of its connection, and a connection is used only if the server's certificate
+//! names the expected member.
 
 pub(crate) mod client;
 pub(crate) mod server;
@@ -14,8 +15,9 @@ mod tls;
 use pintle_proto::raft_v1 as pb;
 
 pub(crate) use client::Links;
+pub(crate) use tls::PeerName;
 #[cfg(test)]
-pub(crate) use {client::Broken, tls::ConnectError, tls::PeerName};
+pub(crate) use {client::Broken, tls::ConnectError};
 
 /// This member as its messages name it.
 #[derive(Clone, Debug)]

@@ -16,26 +16,25 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::tls::{self, PeerName, PeerStream};
+use super::tls::{self, Answering, PeerName, PeerStream};
 use crate::core::{Snapshot, TypeConfig};
 use crate::members::Change;
 use crate::node::Node;
 use crate::propose::{Refused, refusal, to_messages};
 use crate::snapshot::Incoming;
+use crate::start::Peering;
 use crate::wire::{self, WireError};
 use crate::{fence, limits};
 
 /// Serves peers on `listener` until `stop`. Open connections are cut, not drained: peers reconnect elsewhere.
 pub(crate) async fn serve(
     listener: TcpListener,
-    tls: &rustls::ServerConfig,
+    peering: &Peering,
     node: Arc<Node>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let mut tls = tls.clone();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
     let (accepted, connections) = mpsc::channel(limits::HANDSHAKES);
-    let accepting = accept(listener, Arc::new(tls), accepted);
+    let accepting = accept(listener, Answering::new(peering), accepted);
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(limits::PING_INTERVAL))
         .http2_keepalive_timeout(Some(limits::PING_TIMEOUT))
@@ -58,7 +57,7 @@ pub(crate) fn service(node: Arc<Node>) -> ConsensusServer<Service> {
 }
 
 /// Accepts connections; handshakes run beside each other, a bounded number at once.
-async fn accept(listener: TcpListener, tls: Arc<rustls::ServerConfig>, accepted: mpsc::Sender<io::Result<PeerStream>>) {
+async fn accept(listener: TcpListener, answering: Answering, accepted: mpsc::Sender<io::Result<PeerStream>>) {
     let handshakes = Arc::new(Semaphore::new(limits::HANDSHAKES));
     loop {
         let (tcp, from) = match listener.accept().await {
@@ -71,9 +70,9 @@ async fn accept(listener: TcpListener, tls: Arc<rustls::ServerConfig>, accepted:
             }
         };
         let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-        let (tls, accepted) = (Arc::clone(&tls), accepted.clone());
+        let (answering, accepted) = (answering.clone(), accepted.clone());
         tokio::spawn(async move {
-            handshake(tcp, from, tls, accepted).await;
+            handshake(tcp, from, answering, accepted).await;
             drop(permit);
         });
     }
@@ -82,10 +81,10 @@ async fn accept(listener: TcpListener, tls: Arc<rustls::ServerConfig>, accepted:
 async fn handshake(
     tcp: TcpStream,
     from: std::net::SocketAddr,
-    tls: Arc<rustls::ServerConfig>,
+    answering: Answering,
     accepted: mpsc::Sender<io::Result<PeerStream>>,
 ) {
-    match tls::accept(tls, tcp).await {
+    match tls::accept(answering, tcp).await {
         // The server may be stopping; then the connection is dropped.
         Ok(stream) => drop(accepted.send(Ok(stream)).await),
         Err(error) => tracing::debug!(%from, %error, "refused a connection to the peer port"),
@@ -116,7 +115,7 @@ impl Service {
     fn check<T>(&self, request: Request<T>, header: impl Fn(&T) -> Option<&pb::Header>) -> Result<T, Status> {
         let peer = sender(&request)?;
         let message = request.into_inner();
-        self.node.check_header(header(&message), &peer.0)?;
+        self.node.check_header(header(&message), &peer)?;
         Ok(message)
     }
 }
@@ -135,7 +134,7 @@ impl Consensus for Service {
         let refusal = Arc::clone(&refused);
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let checked = request.and_then(|request| {
-                node.check_header(request.header.as_ref(), &peer.0)?;
+                node.check_header(request.header.as_ref(), &peer)?;
                 wire::from_append(request).map_err(invalid)
             });
             checked.map_err(|status| *refusal.lock() = Some(status)).ok()
@@ -198,11 +197,15 @@ impl Consensus for Service {
         let Some(pb::snapshot_chunk::Part::Start(start)) = next_part(&mut parts).await? else {
             return Err(invalid(WireError::Missing("snapshot's manifest")));
         };
-        self.node.check_header(start.header.as_ref(), &peer.0)?;
+        self.node.check_header(start.header.as_ref(), &peer)?;
         self.node.check_may_receive()?;
         let vote = wire::from_vote(start.vote).map_err(invalid)?;
         let manifest = start.manifest.ok_or_else(|| invalid(WireError::Missing("snapshot's manifest")))?;
-        tracing::info!(from = &*peer.0, files = manifest.files.len(), "receiving a snapshot");
+        tracing::info!(
+            from = start.header.as_ref().map(|header| &*header.from_name),
+            files = manifest.files.len(),
+            "receiving a snapshot"
+        );
         let snapshot = receive(&self.node, manifest, &mut parts).await?;
         let install = self.node.raft.install_full_snapshot(vote, snapshot);
         let installed = clock::timeout(limits::SNAPSHOT_INSTALL, install).await;

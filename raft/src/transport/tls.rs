@@ -9,10 +9,12 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::CERTIFICATE_NAME_PREFIX;
 use crate::limits;
+use crate::start::{Peering, Tls};
 
 /// A connection could not be made: nothing was sent on it.
 #[derive(Debug, thiserror::Error)]
@@ -22,24 +24,70 @@ pub(crate) struct ConnectError {
     pub reason: String,
 }
 
-/// Connects to `addr` and makes sure that the member called `name` answers.
+/// How a member calls others.
+#[derive(Clone)]
+pub(crate) struct Calling {
+    tls: Option<Arc<rustls::ClientConfig>>,
+    named: bool,
+}
+
+impl Calling {
+    pub fn new(peering: &Peering) -> Self {
+        let config = |tls: &Tls| {
+            let mut config = (*tls.client).clone();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Some(Arc::new(config))
+        };
+        match peering {
+            Peering::Named(tls) => Self { tls: config(tls), named: true },
+            Peering::Trusting(tls) => Self { tls: config(tls), named: false },
+            Peering::Plain => Self { tls: None, named: false },
+        }
+    }
+}
+
+/// How a member answers others.
+#[derive(Clone)]
+pub(super) struct Answering {
+    tls: Option<TlsAcceptor>,
+    named: bool,
+}
+
+impl Answering {
+    pub fn new(peering: &Peering) -> Self {
+        let acceptor = |tls: &Tls| {
+            let mut config = (*tls.server).clone();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Some(TlsAcceptor::from(Arc::new(config)))
+        };
+        match peering {
+            Peering::Named(tls) => Self { tls: acceptor(tls), named: true },
+            Peering::Trusting(tls) => Self { tls: acceptor(tls), named: false },
+            Peering::Plain => Self { tls: None, named: false },
+        }
+    }
+}
+
+/// Connects to `addr` and, if members are named by their certificates, makes sure that the one called `name` answers.
 pub(super) async fn connect(
     addr: String,
     name: String,
-    config: Arc<rustls::ClientConfig>,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ConnectError> {
+    calling: Calling,
+) -> Result<Either<tokio_rustls::client::TlsStream<TcpStream>, TcpStream>, ConnectError> {
     let attempt = async {
-        let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host).trim_matches(['[', ']']);
-        let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let tcp = TcpStream::connect(&addr).await?;
         tcp.set_nodelay(true)?;
+        let Some(config) = calling.tls else { return Ok(Either::Right(tcp)) };
+        let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host).trim_matches(['[', ']']);
+        let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let stream = TlsConnector::from(config).connect(server, tcp).await?;
         let found = common_name(stream.get_ref().1.peer_certificates());
-        if found.as_deref().and_then(|cn| cn.strip_prefix(CERTIFICATE_NAME_PREFIX)) != Some(name.as_str()) {
+        let expected = found.as_deref().and_then(|cn| cn.strip_prefix(CERTIFICATE_NAME_PREFIX)) == Some(name.as_str());
+        if calling.named && !expected {
             let found = found.unwrap_or_default();
             return Err(io::Error::other(format!("member {name} was expected, the certificate names {found:?}")));
         }
-        Ok(stream)
+        Ok(Either::Left(stream))
     };
     let failed = |reason: String| ConnectError { addr: addr.clone(), reason };
     match pintle_base::clock::timeout(limits::CONNECT_TIMEOUT, attempt).await {
@@ -49,12 +97,18 @@ pub(super) async fn connect(
     }
 }
 
-/// Does the server's part of the handshake; the certificate must be a server's.
-pub(super) async fn accept(config: Arc<rustls::ServerConfig>, tcp: TcpStream) -> io::Result<PeerStream> {
+/// Does the server's part of the handshake; a certificate that is to name a member must be a server's.
+pub(super) async fn accept(answering: Answering, tcp: TcpStream) -> io::Result<PeerStream> {
     tcp.set_nodelay(true)?;
-    let handshake = TlsAcceptor::from(config).accept(tcp);
+    let Some(acceptor) = answering.tls else {
+        return Ok(PeerStream { name: PeerName(None), stream: Either::Right(tcp) });
+    };
+    let handshake = acceptor.accept(tcp);
     let stream =
         pintle_base::clock::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await.map_err(io::Error::other)??;
+    if !answering.named {
+        return Ok(PeerStream { name: PeerName(None), stream: Either::Left(stream) });
+    }
     let common_name = common_name(stream.get_ref().1.peer_certificates());
     let name = common_name.as_deref().and_then(|cn| cn.strip_prefix(CERTIFICATE_NAME_PREFIX));
     let Some(name) = name else {
@@ -64,7 +118,7 @@ pub(super) async fn accept(config: Arc<rustls::ServerConfig>, tcp: TcpStream) ->
             format!("certificate of {found:?} is no server's"),
         ));
     };
-    Ok(PeerStream { name: PeerName(name.into()), stream })
+    Ok(PeerStream { name: PeerName(Some(name.into())), stream: Either::Left(stream) })
 }
 
 /// The common name of the first certificate, if it can be read.
@@ -76,14 +130,14 @@ fn common_name(certificates: Option<&[CertificateDer<'_>]>) -> Option<String> {
     names.next().is_none().then_some(name)
 }
 
-/// Name of the member at the other end, from its certificate.
+/// Name of the member at the other end, from its certificate; nothing where certificates name no members.
 #[derive(Clone, Debug)]
-pub(crate) struct PeerName(pub Arc<str>);
+pub(crate) struct PeerName(pub Option<Arc<str>>);
 
 /// An accepted connection.
 pub(super) struct PeerStream {
     name: PeerName,
-    stream: tokio_rustls::server::TlsStream<TcpStream>,
+    stream: Either<tokio_rustls::server::TlsStream<TcpStream>, TcpStream>,
 }
 
 impl Connected for PeerStream {
