@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut files = Vec::new();
@@ -12,9 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut packages: Vec<String> = descriptors.file.iter().map(|file| file.package().to_owned()).collect();
     packages.sort();
     packages.dedup();
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("etcd.bin"), etcd(&descriptors).encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
 
-    let out = PathBuf::from(env::var("OUT_DIR")?);
     let modules: String = packages
         .iter()
         .map(|package| {
@@ -26,6 +30,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
     fs::write(out.join("modules.rs"), modules)?;
     Ok(())
+}
+
+/// The part of the descriptors that the store's JSON gateway needs.
+fn etcd(all: &FileDescriptorSet) -> FileDescriptorSet {
+    const PACKAGES: [&str; 5] = ["authpb", "etcdserverpb", "mvccpb", "v3electionpb", "v3lockpb"];
+    let of_etcd = |file: &&FileDescriptorProto| PACKAGES.contains(&file.package());
+    FileDescriptorSet { file: all.file.iter().filter(of_etcd).cloned().collect() }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -7,3 +7,6 @@
 #![allow(clippy::all, rustdoc::all, missing_docs)]
 
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
+
+/// The descriptors of etcd's packages, encoded: what turns their messages into JSON and back.
+pub const ETCD_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));

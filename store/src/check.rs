@@ -47,6 +47,25 @@ pub(crate) fn txn(request: &TxnRequest) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Bytes a put takes beside its key and value, and a lease, as etcd reckons them against the quota.
+pub(crate) const PUT_COST: usize = 256;
+pub(crate) const LEASE_COST: usize = 64;
+
+/// What a transaction may add to the data: the dearer of its branches.
+pub(crate) fn cost(request: &TxnRequest) -> usize {
+    let of = |operations: &[RequestOp]| -> usize {
+        operations
+            .iter()
+            .map(|operation| match &operation.request {
+                Some(Request::RequestPut(put)) => PUT_COST + put.key.len() + put.value.len(),
+                Some(Request::RequestTxn(nested)) => cost(nested),
+                Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => 0,
+            })
+            .sum()
+    };
+    of(&request.success).max(of(&request.failure))
+}
+
 /// Counts and checks operations; nested transactions share the budget that is left.
 fn operations(request: &TxnRequest, budget: usize) -> Result<(), StoreError> {
     let count = request.compare.len().max(request.success.len()).max(request.failure.len());

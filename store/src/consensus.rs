@@ -8,7 +8,9 @@ use std::path::Path;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use pintle_raft::{Applied, Committed, Handle, LogId, Payload, ProposeError, ReadError, Role, StateMachine};
+use pintle_raft::{
+    Applied, ChangeError, Committed, Handle, LogId, Payload, ProposeError, ReadError, Role, StateMachine,
+};
 
 use crate::machine::{Place, StoreMachine};
 
@@ -53,6 +55,26 @@ pub struct Member {
     pub client_addr: String,
     pub api_addr: String,
     pub learner: bool,
+    /// What the member said itself.
+    pub client_urls: Vec<String>,
+}
+
+/// A change of who the members are, or which of them leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemberChange {
+    Promote(u64),
+    Remove(u64),
+    MoveLeader(u64),
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeFailure {
+    /// Nothing was changed; no leader was found.
+    NotMade,
+    Refused(String),
+    Unknown,
+    Stopped,
 }
 
 pub(crate) trait Consensus: Send + Sync + 'static {
@@ -61,6 +83,7 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     fn read_index(&self) -> BoxFuture<'_, Result<(), ReadFailure>>;
     fn standing(&self) -> Standing;
     fn members(&self) -> Vec<Member>;
+    fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>>;
 }
 
 impl Consensus for Handle {
@@ -88,8 +111,26 @@ impl Consensus for Handle {
                 client_addr: member.peer.client_addr.clone(),
                 api_addr: member.peer.api_addr.clone(),
                 learner: !member.voter,
+                client_urls: Vec::new(),
             })
             .collect()
+    }
+
+    fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>> {
+        async move {
+            let changed = match change {
+                MemberChange::Promote(id) => self.promote(id).await,
+                MemberChange::Remove(id) => self.remove(id).await,
+                MemberChange::MoveLeader(to) => self.transfer_leader(Some(to)).await,
+            };
+            changed.map_err(|error| match error {
+                ChangeError::NoLeader => ChangeFailure::NotMade,
+                ChangeError::Refused(reason) => ChangeFailure::Refused(reason),
+                ChangeError::Stopped => ChangeFailure::Stopped,
+                ChangeError::Unknown(_) => ChangeFailure::Unknown,
+            })
+        }
+        .boxed()
     }
 }
 

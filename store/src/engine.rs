@@ -14,8 +14,8 @@ use arc_swap::ArcSwap;
 use pintle_proto::store_v1::StateRecord;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
-    SliceTransform, WriteBatch, WriteOptions,
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, FlushOptions, Options, SliceTransform, WriteBatch, WriteOptions,
 };
 
 use crate::error::OpenError;
@@ -34,6 +34,8 @@ const FAMILIES: [&str; 4] = [KV, REV, LEASE, META];
 
 pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
+/// Followed by a member's id, big-endian.
+pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
 pub(crate) const SCRUBBED_KEY: &[u8] = b"scrubbed";
 
 /// What a stored key has behind the user's: the revision.
@@ -151,6 +153,18 @@ impl Generation {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db().flush_cfs_opt(&families, &options).map_err(io::Error::other)
+    }
+
+    /// Gives the room of what was deleted back now, instead of when RocksDB gets to it. Long, and beside everything else.
+    pub fn reclaim(&self) -> io::Result<()> {
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        for name in [KV, REV] {
+            self.db().compact_range_cf_opt(self.family(name)?, None::<&[u8]>, None::<&[u8]>, &options);
+        }
+        Ok(())
     }
 
     /// Writes a consistent copy into `dir`, which must be absent or empty.

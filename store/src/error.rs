@@ -39,6 +39,23 @@ pub enum StoreError {
     LeaseTtlTooLarge,
     #[error("etcdserver: too many requests")]
     Overloaded,
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    #[error("etcdserver: member not found")]
+    MemberNotFound,
+    #[error("etcdserver: can only promote a learner member")]
+    NotLearner,
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    #[error("etcdserver: bad leader transferee")]
+    BadLeaderTransferee,
+    /// A change of members that cannot be made as things are.
+    #[error("etcdserver: {reason}")]
+    Refused { reason: String },
     #[error("etcdserver: no leader")]
     NoLeader,
     #[error("etcdserver: server stopped")]
@@ -75,9 +92,16 @@ impl StoreError {
             | Self::TooLarge
             | Self::Malformed => Code::InvalidArgument,
             Self::Compacted { .. } | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
-            Self::LeaseNotFound => Code::NotFound,
-            Self::LeaseExists | Self::Fenced { .. } => Code::FailedPrecondition,
-            Self::Overloaded => Code::ResourceExhausted,
+            Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
+            Self::LeaseExists
+            | Self::Fenced { .. }
+            | Self::NotLearner
+            | Self::LearnerNotReady
+            | Self::NotLeader
+            | Self::BadLeaderTransferee
+            | Self::Refused { .. } => Code::FailedPrecondition,
+            Self::Overloaded | Self::NoSpace => Code::ResourceExhausted,
+            Self::Corrupt => Code::DataLoss,
             Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
             Self::Storage { .. } => Code::Internal,
         }
@@ -104,6 +128,8 @@ impl From<&Failure> for StoreError {
             Reason::LeaseNotFound => Self::LeaseNotFound,
             Reason::LeaseExists => Self::LeaseExists,
             Reason::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
+            Reason::NoSpace => Self::NoSpace,
+            Reason::Corrupt => Self::Corrupt,
             Reason::Unknown => Self::Unknown,
         }
     }

@@ -8,6 +8,7 @@
 //! - I7: the revision in an answer's header is the one the answer was read at.
 //! - I8: see [`watch`].
 
+mod about;
 mod apply;
 mod check;
 mod consensus;
@@ -18,6 +19,7 @@ mod lease;
 pub mod limits;
 mod machine;
 pub mod mvcc;
+mod recipe;
 mod store;
 mod tasks;
 pub mod watch;

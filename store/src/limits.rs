@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const REQUEST_BYTES: usize = 1_572_864;
 /// Room above [`REQUEST_BYTES`] before the transport itself refuses: lets the refusal carry etcd's own text.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Body of a request of the JSON gateway, or what of a stream of them waits for its end: base64 makes a third more of bytes.
+pub const GATEWAY_BYTES: usize = 2 * (REQUEST_BYTES + REQUEST_OVERHEAD_BYTES);
 /// Operations in one branch of a transaction: etcd's default.
 pub const TXN_OPERATIONS: usize = 128;
 /// Longest lease in seconds: etcd's ceiling.
@@ -16,6 +18,10 @@ pub const LEASE_EXPIRIES_PER_TICK: usize = 500;
 pub const LEASE_TICK: Duration = Duration::from_millis(500);
 /// An expiry that was proposed and not seen applied is proposed again after this.
 pub const LEASE_EXPIRY_RETRY: Duration = Duration::from_secs(3);
+/// How often the size of the data is compared with the quota. What comes in between can go beyond it.
+pub const SPACE_TICK: Duration = Duration::from_millis(500);
+/// Time of a lease granted for a lock or an election whose caller brought none: the default of etcd's sessions.
+pub const SESSION_TTL: Duration = Duration::from_secs(60);
 /// Memory of the head index: about 300,000 keys with small values, or 10,000 pods; a miss costs one seek.
 pub const HEAD_INDEX_BYTES: usize = 48 << 20;
 /// Values above this stay out of the head index: they would push out hundreds of small ones. Pods are below it.

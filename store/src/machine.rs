@@ -9,11 +9,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pintle_proto::store_v1::{LeaseRecord, StateRecord};
+use pintle_proto::store_v1::{Alarm, LeaseRecord, StateRecord};
 use rocksdb::WriteBatch;
 
 use crate::apply::{self, Plan};
-use crate::engine::{Generation, KV, LEASE, MEMBERSHIP_KEY, META, REV, STATE_KEY};
+use crate::engine::{Generation, KV, LEASE, MEMBER_PREFIX, MEMBERSHIP_KEY, META, REV, STATE_KEY};
 use crate::limits;
 use crate::mvcc::head::HeadIndex;
 use crate::mvcc::key::{self, Interval};
@@ -94,13 +94,14 @@ impl StoreMachine {
         self.shared.reload()
     }
 
-    fn publish(&mut self, plan: Plan) -> Vec<Bytes> {
+    fn publish(&mut self, mut plan: Plan) -> Vec<Bytes> {
         let mut heads = self.heads.borrow_mut();
         for change in &plan.changes {
             heads.set(&change.key, &change.version);
         }
         drop(heads);
-        self.shared.applied(&plan.leases, plan.revision, plan.compacted, Revision::group(plan.changes));
+        let revisions = Revision::group(std::mem::take(&mut plan.changes));
+        self.shared.applied(&plan, revisions);
         plan.replies
     }
 }
@@ -135,10 +136,14 @@ fn batch(generation: &Generation, plan: &Plan, place: Place, membership: Option<
         applied_index: place.index,
         has_applied: true,
         lease_stamp: plan.lease_stamp,
+        alarms: plan.alarms.clone(),
     };
     batch.put_cf(meta, STATE_KEY, encode_checked(&state));
     if let Some(membership) = membership {
         batch.put_cf(meta, MEMBERSHIP_KEY, membership);
+    }
+    for member in &plan.published {
+        batch.put_cf(meta, [MEMBER_PREFIX, &member.id.to_be_bytes()].concat(), encode_checked(member));
     }
     Ok(batch)
 }
@@ -154,6 +159,10 @@ impl Source for Base<'_> {
 
     fn lease_stamp(&self) -> u64 {
         self.view.lease_stamp()
+    }
+
+    fn alarms(&self) -> &[Alarm] {
+        self.view.alarms()
     }
 
     fn newest(&self, key: &[u8]) -> io::Result<Option<Version>> {

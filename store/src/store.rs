@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use pintle_base::backoff::Backoff;
 use pintle_base::{clock, rng, task};
 use pintle_proto::etcdserverpb::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
+    AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseStatus,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
     ResponseHeader, TxnRequest, TxnResponse,
@@ -21,13 +21,13 @@ use pintle_proto::etcdserverpb::{
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::failure::Reason;
 use pintle_proto::store_v1::reply::Outcome;
-use pintle_proto::store_v1::{Command, Failure, LeaseGrant, LeaseRecord, Reply};
+use pintle_proto::store_v1::{Alarm, Command, Failure, LeaseGrant, MemberAttributes, Reply, SetAlarm};
 use prost::Message;
-use std::collections::BTreeMap;
 use tokio::sync::{Semaphore, watch};
 
-use crate::apply;
-use crate::consensus::{Consensus, Member, ProposeFailure, ReadFailure, Standing};
+use crate::about::About;
+use crate::apply::{self, Plan};
+use crate::consensus::{ChangeFailure, Consensus, Member, MemberChange, ProposeFailure, ReadFailure, Standing};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{OpenError, StoreError, WatchError};
 use crate::lease::LeaseTimes;
@@ -52,6 +52,12 @@ pub struct StoreOptions {
     /// Three election timeouts: streams that ask for a leader end after so long without one.
     pub leader_patience: Duration,
     pub engine: EngineOptions,
+    /// Bytes of data beyond which nothing is taken in any more; `None` sets no limit.
+    pub quota_bytes: Option<u64>,
+    /// URLs clients reach this member by, made known to the others; empty if they know its address already.
+    pub client_urls: Vec<String>,
+    /// Scheme of the members' addresses.
+    pub scheme: &'static str,
 }
 
 impl Default for StoreOptions {
@@ -64,6 +70,9 @@ impl Default for StoreOptions {
             auto_compaction: None,
             leader_patience: Duration::from_secs(3),
             engine: EngineOptions::default(),
+            quota_bytes: None,
+            client_urls: Vec::new(),
+            scheme: "https",
         }
     }
 }
@@ -101,6 +110,7 @@ pub(crate) struct Shared {
     pub engine: Arc<Engine>,
     pub watches: Arc<Watches>,
     pub leases: LeaseTimes,
+    pub about: About,
     pub leadership: watch::Sender<Leadership>,
     pub options: StoreOptions,
     scrub: Arc<Scrub>,
@@ -108,25 +118,22 @@ pub(crate) struct Shared {
     revision: AtomicI64,
     compacted: AtomicI64,
     consensus: OnceLock<Arc<dyn Consensus>>,
+    /// Tasks that outlive the request they belong to.
+    group: OnceLock<task::Group>,
     readers: Semaphore,
 }
 
 impl Shared {
     /// An entry was written: makes it known. Called on the apply thread.
-    pub fn applied(
-        &self,
-        leases: &BTreeMap<i64, Option<LeaseRecord>>,
-        revision: i64,
-        compacted: i64,
-        revisions: Vec<Arc<Revision>>,
-    ) {
-        for (id, record) in leases {
+    pub fn applied(&self, plan: &Plan, revisions: Vec<Arc<Revision>>) {
+        for (id, record) in &plan.leases {
             self.leases.changed(*id, *record);
         }
-        self.revision.store(revision, Ordering::Release);
-        let before = self.compacted.swap(compacted, Ordering::AcqRel);
-        self.watches.applied(revisions, compacted);
-        if compacted > before {
+        self.about.applied(&plan.alarms, &plan.published);
+        self.revision.store(plan.revision, Ordering::Release);
+        let before = self.compacted.swap(plan.compacted, Ordering::AcqRel);
+        self.watches.applied(revisions, plan.compacted);
+        if plan.compacted > before {
             self.scrub.wake();
         }
     }
@@ -136,11 +143,17 @@ impl Shared {
         let generation = self.engine.current();
         let view = generation.view()?;
         self.leases.load(view.leases()?);
+        self.about.load(view.alarms(), view.members()?);
         self.revision.store(view.revision(), Ordering::Release);
         self.compacted.store(view.compacted(), Ordering::Release);
         self.watches.replaced(view.revision(), view.compacted());
         self.scrub.wake();
         Ok(())
+    }
+
+    /// Up to which revision history was removed here.
+    pub fn scrubbed(&self) -> i64 {
+        *self.scrub.progress().borrow()
     }
 
     pub fn consensus(&self) -> Result<&Arc<dyn Consensus>, StoreError> {
@@ -169,6 +182,7 @@ impl Store {
             watches: Arc::new(Watches::new(Arc::clone(&engine), state.revision, state.compact_revision)),
             engine,
             leases: LeaseTimes::default(),
+            about: About::default(),
             leadership: watch::Sender::new(Leadership::default()),
             options,
             scrub,
@@ -176,6 +190,7 @@ impl Store {
             revision: AtomicI64::new(state.revision),
             compacted: AtomicI64::new(state.compact_revision),
             consensus: OnceLock::new(),
+            group: OnceLock::new(),
             readers: Semaphore::new(limits::RANGE_READERS),
         });
         shared.reload().map_err(failed)?;
@@ -193,8 +208,11 @@ impl Store {
             tracing::warn!("store is attached already");
             return;
         }
+        self.shared.group.get_or_init(|| group.child("store-requests"));
         tasks::expire_leases(self, group);
         tasks::compact_automatically(self, group);
+        tasks::watch_space(self, group);
+        tasks::publish(self, group);
         let watches = Arc::clone(&self.shared.watches);
         let stopping = group.token();
         group.spawn("store-stop", async move {
@@ -229,6 +247,7 @@ impl Store {
 
     pub async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
         check::put(&request)?;
+        self.check_space(check::PUT_COST + request.key.len() + request.value.len())?;
         let (mut answer, revision): (PutResponse, _) =
             self.write(Operation::Put(Bytes::from(request.encode_to_vec())), None).await?;
         answer.header = self.header(revision);
@@ -249,10 +268,20 @@ impl Store {
         if apply::is_read_only(&request) {
             return self.read_txn(request).await;
         }
+        self.check_space(check::cost(&request))?;
         let (mut answer, revision): (TxnResponse, _) =
             self.write(Operation::Txn(Bytes::from(request.encode_to_vec())), fence).await?;
         answer.header = self.header(revision);
         Ok(answer)
+    }
+
+    /// Refuses what would go beyond the quota, by the size that was last looked at.
+    fn check_space(&self, cost: usize) -> Result<(), StoreError> {
+        let Some(quota) = self.shared.options.quota_bytes.filter(|_| cost > 0) else { return Ok(()) };
+        match self.shared.about.size().saturating_add(cost as u64) > quota {
+            true => Err(StoreError::NoSpace),
+            false => Ok(()),
+        }
     }
 
     /// Forgets history before `revision`. With `physical` it returns once this member has removed it from disk.
@@ -274,6 +303,7 @@ impl Store {
         if request.ttl > limits::LEASE_TTL_MAX {
             return Err(StoreError::LeaseTtlTooLarge);
         }
+        self.check_space(check::LEASE_COST)?;
         let ttl_seconds = request.ttl.max(self.shared.options.lease_ttl_min);
         loop {
             // Chosen here, not while applying: apply has no randomness (I4).
@@ -380,7 +410,75 @@ impl Store {
     pub fn members(&self) -> Vec<Member> {
         let mut members = self.shared.consensus().map(|consensus| consensus.members()).unwrap_or_default();
         members.sort_by_key(|member| member.id);
+        for member in &mut members {
+            member.client_urls = self.shared.about.client_urls(member.id);
+        }
         members
+    }
+
+    /// Has a member that learns vote from now on.
+    pub async fn promote(&self, id: u64) -> Result<(), StoreError> {
+        let member = self.member(id)?;
+        if !member.learner {
+            return Err(StoreError::NotLearner);
+        }
+        self.change(MemberChange::Promote(id)).await.map_err(|error| match error {
+            StoreError::Refused { .. } => StoreError::LearnerNotReady,
+            error => error,
+        })
+    }
+
+    /// Removes a member for ever.
+    pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
+        self.member(id)?;
+        self.change(MemberChange::Remove(id)).await
+    }
+
+    /// Hands the leadership, which this member must have, to another voter.
+    pub async fn move_leader(&self, to: u64) -> Result<(), StoreError> {
+        if !self.standing().leading {
+            return Err(StoreError::NotLeader);
+        }
+        let votes = self.members().iter().any(|member| member.id == to && !member.learner);
+        if !votes {
+            return Err(StoreError::BadLeaderTransferee);
+        }
+        self.change(MemberChange::MoveLeader(to)).await
+    }
+
+    fn member(&self, id: u64) -> Result<Member, StoreError> {
+        self.members().into_iter().find(|member| member.id == id).ok_or(StoreError::MemberNotFound)
+    }
+
+    async fn change(&self, change: MemberChange) -> Result<(), StoreError> {
+        let consensus = self.shared.consensus()?;
+        match clock::timeout(self.shared.options.request_timeout, consensus.change(change)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ChangeFailure::NotMade)) => Err(StoreError::NoLeader),
+            Ok(Err(ChangeFailure::Refused(reason))) => Err(StoreError::Refused { reason }),
+            Ok(Err(ChangeFailure::Stopped)) => Err(StoreError::Stopped),
+            Ok(Err(ChangeFailure::Unknown)) | Err(_) => Err(StoreError::Unknown),
+        }
+    }
+
+    /// Raises or clears an alarm of a member; answers it if it is raised now, or was until now.
+    pub async fn set_alarm(&self, member: u64, kind: i32, active: bool) -> Result<AlarmResponse, StoreError> {
+        let set = SetAlarm { alarm: Some(Alarm { member, kind }), active };
+        let (mut answer, revision): (AlarmResponse, _) = self.write(Operation::SetAlarm(set), None).await?;
+        answer.header = self.header(revision);
+        Ok(answer)
+    }
+
+    /// The alarms that are raised.
+    pub fn alarms(&self) -> Vec<Alarm> {
+        self.shared.about.alarms()
+    }
+
+    /// Tells the others how clients reach this member.
+    pub(crate) async fn publish(&self) -> Result<(), StoreError> {
+        let StoreOptions { member_id, client_urls, .. } = &self.shared.options;
+        let attributes = MemberAttributes { id: *member_id, client_urls: client_urls.clone() };
+        self.propose(Operation::Publish(attributes), None).await.map(drop)
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -393,6 +491,11 @@ impl Store {
 
     pub(crate) fn watches(&self) -> &Arc<Watches> {
         &self.shared.watches
+    }
+
+    /// For work that goes on, or is undone, after its request has gone away.
+    pub(crate) fn group(&self) -> &task::Group {
+        self.shared.group.get_or_init(|| task::Group::new("store-requests"))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

@@ -1,4 +1,5 @@
-//! What runs beside requests: following the leadership, ending leases, compacting history. The last two act on the leader only,
+//! What runs beside requests: following the leadership, ending leases, compacting history, watching the quota, making this
+//! member's URLs known. Ending leases and compacting happen on the leader only,
 //! and their proposals are void if the leadership changed (I9).
 
 use std::sync::Arc;
@@ -7,11 +8,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pintle_base::{clock, task};
+use pintle_proto::etcdserverpb::AlarmType;
+use pintle_proto::store_v1::Alarm;
 use pintle_proto::store_v1::command::Operation;
 
 use crate::consensus::standing;
 use crate::error::StoreError;
-use crate::store::{Leadership, Shared, Store};
+use crate::limits;
+use crate::store::{Leadership, Shared, Store, StoreOptions};
 
 /// Turns Raft's status into [`Leadership`], and restarts lease times whenever the leader changed.
 pub(crate) fn follow_leadership(shared: &Arc<Shared>, raft: &pintle_raft::Handle, group: &task::Group) {
@@ -96,6 +100,72 @@ pub(crate) fn compact_automatically(store: &Store, group: &task::Group) {
                 }
             }
             noted = store.revision();
+        }
+    });
+}
+
+/// Looks at how much room the data takes, and raises this member's alarm when it is beyond the quota. While it is raised, what
+/// a compaction of history freed is given back at once, and then the alarm is cleared: nobody has to do it by hand.
+pub(crate) fn watch_space(store: &Store, group: &task::Group) {
+    let Some(quota) = store.options().quota_bytes else { return };
+    let (store, me) = (store.clone(), store.options().member_id);
+    group.spawn_until_stopped("store-space", async move {
+        let mut ticker = clock::ticker(limits::SPACE_TICK);
+        let (mut over, mut reclaimed) = (false, 0);
+        loop {
+            ticker.tick().await;
+            let scrubbed = store.shared().scrubbed();
+            if over && scrubbed > reclaimed {
+                reclaimed = scrubbed;
+                reclaim(&store).await;
+            }
+            let size = store.shared().engine.current().size().0;
+            store.shared().about.set_size(size);
+            let raised = store.alarms().contains(&Alarm { member: me, kind: NO_SPACE });
+            let wanted = if raised { size >= quota / 10 * 9 } else { size > quota };
+            over = wanted;
+            if wanted == raised {
+                continue;
+            }
+            match store.set_alarm(me, NO_SPACE, wanted).await {
+                Ok(_) if wanted => {
+                    tracing::warn!(size, quota, "no space: nothing is taken in until there is room again")
+                }
+                Ok(_) => tracing::info!(size, quota, "there is space again"),
+                Err(error) => tracing::debug!(%error, "the alarm for space was not set, will retry"),
+            }
+        }
+    });
+}
+
+async fn reclaim(store: &Store) {
+    let engine = Arc::clone(&store.shared().engine);
+    match tokio::task::spawn_blocking(move || engine.current().reclaim()).await {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => tracing::warn!(%error, "the room of what was deleted was not given back"),
+        Err(error) => tracing::debug!(%error, "giving room back was broken off"),
+    }
+}
+
+const NO_SPACE: i32 = AlarmType::Nospace as i32;
+
+/// Makes this member's client URLs known, if they are not yet.
+pub(crate) fn publish(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    let StoreOptions { member_id, client_urls, .. } = store.options().clone();
+    if client_urls.is_empty() {
+        return;
+    }
+    group.spawn_until_stopped("store-publish", async move {
+        let mut leadership = store.leadership();
+        while store.shared().about.client_urls(member_id) != client_urls {
+            if leadership.wait_for(|now| now.leader.is_some()).await.is_err() {
+                return;
+            }
+            if let Err(error) = store.publish().await {
+                tracing::debug!(%error, "this member's client URLs were not made known, will retry");
+                clock::sleep(limits::LEASE_TICK).await;
+            }
         }
     });
 }

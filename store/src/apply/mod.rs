@@ -4,6 +4,7 @@
 //! before its first write, so a refused command leaves nothing behind, and no revision is used up.
 //! The driver (`machine.rs`) turns the plan into one atomic write (I5).
 
+mod alarm;
 mod overlay;
 mod txn;
 
@@ -20,6 +21,7 @@ use pintle_proto::store_v1::reply::Outcome;
 use pintle_proto::store_v1::{Command, Failure, LeaseExpire, LeaseGrant, LeaseRecord, Reply};
 use prost::Message;
 
+pub(crate) use self::alarm::member as alarm_member;
 pub(crate) use self::overlay::{Change, Overlay, Plan};
 pub(crate) use self::txn::{is_read_only, is_serializable, read_txn};
 use crate::limits;
@@ -63,16 +65,24 @@ fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome
     if command.fence.is_some_and(|fence| fence != term) {
         return Ok(Err(Refusal { reason: Reason::Fenced, detail: term.cast_signed() }));
     }
-    match command.operation {
-        Some(Operation::Put(request)) => decoded(request, |request| put(overlay, &request)),
-        Some(Operation::DeleteRange(request)) => decoded(request, |request| delete_range(overlay, &request)),
-        Some(Operation::Txn(request)) => decoded(request, |request: TxnRequest| txn::apply(overlay, &request)),
-        Some(Operation::Compact(revision)) => compact(overlay, revision),
-        Some(Operation::LeaseGrant(grant)) => lease_grant(overlay, grant),
-        Some(Operation::LeaseRevoke(id)) => lease_revoke(overlay, id),
-        Some(Operation::LeaseRenew(id)) => lease_renew(overlay, id),
-        Some(Operation::LeaseExpire(expire)) => lease_expire(overlay, expire),
-        None => Ok(Err(Reason::Malformed.into())),
+    let Some(operation) = command.operation else { return Ok(Err(Reason::Malformed.into())) };
+    if let Some(refusal) = alarm::refuses(overlay.alarms(), &operation) {
+        return Ok(Err(refusal));
+    }
+    match operation {
+        Operation::Put(request) => decoded(request, |request| put(overlay, &request)),
+        Operation::DeleteRange(request) => decoded(request, |request| delete_range(overlay, &request)),
+        Operation::Txn(request) => decoded(request, |request: TxnRequest| txn::apply(overlay, &request)),
+        Operation::Compact(revision) => compact(overlay, revision),
+        Operation::LeaseGrant(grant) => lease_grant(overlay, grant),
+        Operation::LeaseRevoke(id) => lease_revoke(overlay, id),
+        Operation::LeaseRenew(id) => lease_renew(overlay, id),
+        Operation::LeaseExpire(expire) => lease_expire(overlay, expire),
+        Operation::SetAlarm(set) => Ok(Ok(alarm::set(overlay, &set))),
+        Operation::Publish(attributes) => {
+            overlay.publish(attributes);
+            Ok(Ok(Outcome::Answer(Bytes::new())))
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use pintle_proto::mvccpb::KeyValue;
-use pintle_proto::store_v1::LeaseRecord;
+use pintle_proto::store_v1::{Alarm, LeaseRecord, MemberAttributes};
 
 use crate::mvcc::key::Interval;
 use crate::mvcc::record::{Live, Row, Version};
@@ -33,6 +33,10 @@ pub(crate) struct Plan {
     pub leases: BTreeMap<i64, Option<LeaseRecord>>,
     /// Whether a key is attached to a lease now; only what changed.
     pub attached: BTreeMap<(i64, Bytes), bool>,
+    /// All that are raised.
+    pub alarms: Vec<Alarm>,
+    /// What members said of themselves.
+    pub published: Vec<MemberAttributes>,
     /// One per command.
     pub replies: Vec<Bytes>,
 }
@@ -49,6 +53,8 @@ pub(crate) struct Overlay<'a> {
     changes: Vec<Change>,
     leases: BTreeMap<i64, Option<LeaseRecord>>,
     attached: BTreeMap<(i64, Bytes), bool>,
+    alarms: Vec<Alarm>,
+    published: Vec<MemberAttributes>,
 }
 
 impl<'a> Overlay<'a> {
@@ -63,6 +69,8 @@ impl<'a> Overlay<'a> {
             changes: Vec::new(),
             leases: BTreeMap::new(),
             attached: BTreeMap::new(),
+            alarms: base.alarms().to_vec(),
+            published: Vec::new(),
         }
     }
 
@@ -102,6 +110,14 @@ impl<'a> Overlay<'a> {
         self.leases.insert(id, None);
     }
 
+    pub fn change_alarms(&mut self, change: impl FnOnce(&mut Vec<Alarm>)) {
+        change(&mut self.alarms);
+    }
+
+    pub fn publish(&mut self, attributes: MemberAttributes) {
+        self.published.push(attributes);
+    }
+
     /// What lives in `interval` now, in key order.
     pub fn living(&self, interval: &Interval) -> io::Result<Vec<KeyValue>> {
         let mut found = Vec::new();
@@ -120,6 +136,8 @@ impl<'a> Overlay<'a> {
             changes: self.changes,
             leases: self.leases,
             attached: self.attached,
+            alarms: self.alarms,
+            published: self.published,
             replies,
         }
     }
@@ -178,6 +196,10 @@ impl Source for Overlay<'_> {
 
     fn lease_stamp(&self) -> u64 {
         self.lease_stamp
+    }
+
+    fn alarms(&self) -> &[Alarm] {
+        &self.alarms
     }
 
     fn newest(&self, key: &[u8]) -> io::Result<Option<Version>> {

@@ -1,4 +1,4 @@
-//! `etcdserverpb.Cluster`: who the members are. Changing them is the cluster commands' business for now.
+//! `etcdserverpb.Cluster`: who the members are, and changes of that.
 
 use pintle_proto::etcdserverpb::cluster_server::Cluster as ClusterService;
 use pintle_proto::etcdserverpb::{
@@ -18,6 +18,11 @@ impl Cluster {
     pub fn new(store: Store) -> Self {
         Self { store }
     }
+
+    fn members(&self) -> Vec<Member> {
+        let scheme = self.store.options().scheme;
+        self.store.members().into_iter().map(|found| member(found, scheme)).collect()
+    }
 }
 
 #[tonic::async_trait]
@@ -28,7 +33,7 @@ impl ClusterService for Cluster {
             require_voter(&self.store)?;
             self.store.read_barrier().await?;
         }
-        let members = self.store.members().into_iter().map(member).collect();
+        let members = self.members();
         // As etcd: ids and term, no revision.
         Ok(Response::new(MemberListResponse { header: self.store.header(0), members }))
     }
@@ -37,8 +42,14 @@ impl ClusterService for Cluster {
         unimplemented()
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
-        unimplemented()
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        self.store.remove_member(request.into_inner().id).await?;
+        Ok(Response::new(MemberRemoveResponse { header: self.store.header(0), members: self.members() }))
     }
 
     async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
@@ -47,19 +58,22 @@ impl ClusterService for Cluster {
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        unimplemented()
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        self.store.promote(request.into_inner().id).await?;
+        Ok(Response::new(MemberPromoteResponse { header: self.store.header(0), members: self.members() }))
     }
 }
 
-fn member(member: crate::Member) -> Member {
-    let url = |address: String| if address.is_empty() { Vec::new() } else { vec![format!("https://{address}")] };
+fn member(member: crate::Member, scheme: &str) -> Member {
+    let url = |address: String| if address.is_empty() { Vec::new() } else { vec![format!("{scheme}://{address}")] };
     Member {
         id: member.id,
         name: member.name,
         peer_ur_ls: url(member.peer_addr),
-        client_ur_ls: url(member.client_addr),
+        client_ur_ls: if member.client_urls.is_empty() { url(member.client_addr) } else { member.client_urls },
         is_learner: member.learner,
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use pintle_proto::etcdserverpb::RangeRequest;
+use pintle_proto::etcdserverpb::{AlarmType, RangeRequest};
 
 use super::{CLUSTER_VERSION, VERSION};
 use crate::store::Store;
@@ -15,13 +15,14 @@ use crate::store::Store;
 /// One thing `/livez` and `/readyz` look at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Check {
+    DataCorruption,
     SerializableRead,
     LinearizableRead,
     NonLearner,
 }
 
 const LIVE: &[Check] = &[Check::SerializableRead];
-const READY: &[Check] = &[Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+const READY: &[Check] = &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
 
 pub(super) fn routes(store: Store) -> Router {
     Router::new()
@@ -50,8 +51,14 @@ async fn version() -> Response {
 
 async fn health(State(store): State<Store>, RawQuery(query): RawQuery) -> Response {
     let serializable = parameters(query.as_deref()).any(|pair| pair == ("serializable", "true"));
-    let checked = match (serializable, store.standing().leader) {
-        (false, None) => Err("RAFT NO LEADER".to_owned()),
+    let excluded = |name: &str| parameters(query.as_deref()).any(|pair| pair == ("exclude", name));
+    let raised = store.alarms().into_iter().find_map(|alarm| {
+        let name = AlarmType::try_from(alarm.kind).ok()?.as_str_name();
+        (!excluded(name)).then(|| format!("ALARM {name}"))
+    });
+    let checked = match (raised, serializable, store.standing().leader) {
+        (Some(alarm), _, _) => Err(alarm),
+        (None, false, None) => Err("RAFT NO LEADER".to_owned()),
         _ => read(&store, serializable).await.map_err(|error| format!("RANGE ERROR:{error}")),
     };
     match checked {
@@ -98,6 +105,7 @@ async fn one(State(store): State<Store>, Path(name): Path<String>, checks: &'sta
 impl Check {
     fn name(self) -> &'static str {
         match self {
+            Self::DataCorruption => "data_corruption",
             Self::SerializableRead => "serializable_read",
             Self::LinearizableRead => "linearizable_read",
             Self::NonLearner => "non_learner",
@@ -106,6 +114,12 @@ impl Check {
 
     async fn run(self, store: &Store) -> Result<(), String> {
         match self {
+            Self::DataCorruption => {
+                match store.alarms().iter().any(|alarm| alarm.kind == i32::from(AlarmType::Corrupt)) {
+                    true => Err("alarm activated: CORRUPT".to_owned()),
+                    false => Ok(()),
+                }
+            }
             Self::SerializableRead => read(store, true).await,
             Self::LinearizableRead => read(store, false).await,
             Self::NonLearner if store.standing().learner => Err("member is a learner".to_owned()),

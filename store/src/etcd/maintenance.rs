@@ -1,4 +1,4 @@
-//! `etcdserverpb.Maintenance`: status and hashes. There is nothing to defragment, and no alarm can be raised yet.
+//! `etcdserverpb.Maintenance`: status, hashes, alarms, the leader's place. There is nothing to defragment.
 
 use std::pin::Pin;
 
@@ -6,13 +6,15 @@ use futures::Stream;
 use pintle_proto::etcdserverpb::alarm_request::AlarmAction;
 use pintle_proto::etcdserverpb::maintenance_server::Maintenance as MaintenanceService;
 use pintle_proto::etcdserverpb::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
+    AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
     HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
     SnapshotResponse, StatusRequest, StatusResponse,
 };
+use pintle_proto::store_v1::Alarm;
 use tonic::{Request, Response, Status};
 
-use super::{VERSION, unimplemented};
+use super::{VERSION, require_leader, require_voter, unimplemented};
+use crate::apply::alarm_member;
 use crate::store::Store;
 
 pub(super) struct Maintenance {
@@ -30,10 +32,10 @@ impl MaintenanceService for Maintenance {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.store.status();
         let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let errors = match status.standing.leader {
-            Some(_) => Vec::new(),
-            None => vec!["etcdserver: no leader".to_owned()],
-        };
+        let alarms = self.store.alarms();
+        let errors = alarms.iter().map(|alarm| format!("memberID:{} alarm:{} ", alarm.member, alarm_name(alarm.kind)));
+        let leaderless = status.standing.leader.is_none().then(|| "etcdserver: no leader".to_owned());
+        let errors = leaderless.into_iter().chain(errors).collect();
         Ok(Response::new(StatusResponse {
             header: self.store.header(status.revision),
             version: VERSION.to_owned(),
@@ -45,18 +47,26 @@ impl MaintenanceService for Maintenance {
             errors,
             db_size_in_use: size(status.db_size_in_use.min(status.db_size)),
             is_learner: status.standing.learner,
+            db_size_quota: self.store.options().quota_bytes.map_or(0, size),
             ..StatusResponse::default()
         }))
     }
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        match request.get_ref().action() {
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        let request = request.into_inner();
+        let active = match request.action() {
             AlarmAction::Get => {
                 let revision = self.store.read_barrier().await?;
-                Ok(Response::new(AlarmResponse { header: self.store.header(revision), alarms: Vec::new() }))
+                let asked = |alarm: &Alarm| request.alarm() == AlarmType::None || alarm.kind == request.alarm;
+                let alarms = self.store.alarms().iter().filter(|alarm| asked(alarm)).map(alarm_member).collect();
+                return Ok(Response::new(AlarmResponse { header: self.store.header(revision), alarms }));
             }
-            AlarmAction::Activate | AlarmAction::Deactivate => unimplemented(),
-        }
+            AlarmAction::Activate => true,
+            AlarmAction::Deactivate => false,
+        };
+        Ok(Response::new(self.store.set_alarm(request.member_id, request.alarm, active).await?))
     }
 
     /// Space returns by itself; the call is there for scripts that make it.
@@ -87,11 +97,16 @@ impl MaintenanceService for Maintenance {
         unimplemented()
     }
 
-    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        unimplemented()
+    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.store.move_leader(request.into_inner().target_id).await?;
+        Ok(Response::new(MoveLeaderResponse { header: self.store.header(self.store.revision()) }))
     }
 
     async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
         unimplemented()
     }
+}
+
+fn alarm_name(kind: i32) -> &'static str {
+    AlarmType::try_from(kind).map_or("UNKNOWN", |kind| kind.as_str_name())
 }

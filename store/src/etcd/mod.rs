@@ -4,10 +4,13 @@
 //! the store (I7).
 
 mod cluster;
+mod election;
+mod gateway;
 mod health;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod serve;
 mod watch;
@@ -17,6 +20,8 @@ use pintle_proto::etcdserverpb::kv_server::KvServer;
 use pintle_proto::etcdserverpb::lease_server::LeaseServer;
 use pintle_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use pintle_proto::etcdserverpb::watch_server::WatchServer;
+use pintle_proto::v3electionpb::election_server::ElectionServer;
+use pintle_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Status};
@@ -45,9 +50,12 @@ pub fn router(store: &Store) -> axum::Router {
         .add_service(sized!(WatchServer::new(watch::Watch::new(store.clone()))))
         .add_service(sized!(LeaseServer::new(lease::Lease::new(store.clone()))))
         .add_service(sized!(ClusterServer::new(cluster::Cluster::new(store.clone()))))
-        .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))));
+        .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))))
+        .add_service(sized!(LockServer::new(lock::Lock::new(store.clone()))))
+        .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))));
     let grpc = health::add(routes).into_axum_router().reset_fallback();
-    http::routes(store.clone()).merge(grpc).fallback(http::nothing)
+    let gateway = gateway::routes(&grpc);
+    http::routes(store.clone()).merge(gateway).merge(grpc).fallback(http::nothing)
 }
 
 /// Refuses a call that asks for a leader while there is none.

@@ -82,6 +82,8 @@ struct Session {
     next_id: i64,
     progress: Interval,
     answers: VecDeque<WatchResponse>,
+    /// The client asks for nothing more; its watches go on.
+    half_closed: bool,
     over: bool,
 }
 
@@ -105,6 +107,7 @@ impl Session {
             // Streams that were opened together do not report together.
             progress: clock::ticker(rng::jitter(limits::PROGRESS_INTERVAL, 0.1)),
             answers: VecDeque::new(),
+            half_closed: false,
             over: false,
         }
     }
@@ -119,9 +122,10 @@ impl Session {
                 return None;
             }
             tokio::select! {
-                request = requests.message() => match request {
+                request = requests.message(), if !self.half_closed => match request {
                     Ok(Some(request)) => self.on_request(request),
-                    Ok(None) | Err(_) => return None,
+                    Ok(None) => self.half_closed = true,
+                    Err(_) => return None,
                 },
                 (feed_id, batch) = self.feed.next() => {
                     if let Err(status) = self.on_batch(feed_id, batch) {

@@ -4,12 +4,12 @@ use std::io;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use pintle_proto::store_v1::{LeaseRecord, StateRecord};
+use pintle_proto::store_v1::{Alarm, LeaseRecord, MemberAttributes, StateRecord};
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode};
 
 use super::key::{self, Interval};
 use super::record::{Row, Version, corrupt, decode_checked};
-use crate::engine::{Generation, KV, LEASE, META, REV, STATE_KEY, read_state};
+use crate::engine::{Generation, KV, LEASE, MEMBER_PREFIX, META, REV, STATE_KEY, read_state};
 
 /// Steps tried before a seek: neighbours usually lie in the same block, where a step is ten times cheaper.
 const STEPS_BEFORE_SEEK: usize = 8;
@@ -24,6 +24,8 @@ pub(crate) trait Source {
     fn compacted(&self) -> i64;
     /// Counts lease grants and renewals.
     fn lease_stamp(&self) -> u64;
+    /// In the order of kind and member.
+    fn alarms(&self) -> &[Alarm];
     /// The newest version of `key`, also if it is a tombstone.
     fn newest(&self, key: &[u8]) -> io::Result<Option<Version>>;
     /// Visits, in key order, what lives in `interval` at revision `at`.
@@ -110,6 +112,19 @@ impl<'a> View<'a> {
         Ok(iterator)
     }
 
+    /// What members said of themselves.
+    pub fn members(&self) -> io::Result<Vec<MemberAttributes>> {
+        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(META)?);
+        iterator.seek(MEMBER_PREFIX);
+        let mut found = Vec::new();
+        while let Some((_, value)) = iterator.item().filter(|(raw, _)| raw.starts_with(MEMBER_PREFIX)) {
+            found.push(decode_checked(value, "member record")?);
+            iterator.next();
+        }
+        iterator.status().map_err(io::Error::other)?;
+        Ok(found)
+    }
+
     /// All leases, in the order of their ids' bytes.
     pub fn leases(&self) -> io::Result<Vec<(i64, LeaseRecord)>> {
         let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(LEASE)?);
@@ -136,6 +151,10 @@ impl Source for View<'_> {
 
     fn lease_stamp(&self) -> u64 {
         self.state.lease_stamp
+    }
+
+    fn alarms(&self) -> &[Alarm] {
+        &self.state.alarms
     }
 
     fn newest(&self, key: &[u8]) -> io::Result<Option<Version>> {

@@ -27,12 +27,12 @@ use crate::error::StoreError;
 use crate::etcd;
 use crate::store::StoreOptions;
 
-async fn served() -> (Local, Channel) {
+pub(super) async fn served() -> (Local, Channel) {
     let (local, _, channel) = served_at().await;
     (local, channel)
 }
 
-async fn served_at() -> (Local, std::net::SocketAddr, Channel) {
+pub(super) async fn served_at() -> (Local, std::net::SocketAddr, Channel) {
     let local = Local::open().attached();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

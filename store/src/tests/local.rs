@@ -15,7 +15,7 @@ use pintle_proto::store_v1::{Command, Reply};
 use prost::Message;
 use tempfile::TempDir;
 
-use crate::consensus::{Consensus, Member, ProposeFailure, ReadFailure, Standing};
+use crate::consensus::{ChangeFailure, Consensus, Member, MemberChange, ProposeFailure, ReadFailure, Standing};
 use crate::machine::{Place, StoreMachine};
 use crate::store::{Leadership, Store, StoreOptions};
 
@@ -172,6 +172,11 @@ impl Consensus for LocalLog {
             client_addr: "127.0.0.1:2379".to_owned(),
             api_addr: "127.0.0.1:6443".to_owned(),
             learner: false,
+            client_urls: Vec::new(),
         }]
+    }
+
+    fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>> {
+        async move { Err(ChangeFailure::Refused(format!("{change:?}: this log has one member"))) }.boxed()
     }
 }

@@ -1,8 +1,10 @@
 //! Behaviour of the whole store without Raft: scripts, a model, and the etcd front, on a log that is just a queue.
 
 mod front;
+mod gateway;
 mod local;
 mod model;
+mod recipes;
 mod replicated;
 mod script;
 mod watching;

@@ -1,0 +1,336 @@
+//! The JSON gateway: every call as `POST /v3/...` with JSON, for clients that have no gRPC.
+//!
+//! Generic: JSON is turned into the call's message by its descriptor, and goes the way of any gRPC request through the same
+//! router, so no call can behave differently here. Names and numbers are those of protocol buffers' JSON mapping with the
+//! field names of the protocol files. Streams are objects one per line; a websocket carries them in both directions.
+
+mod frames;
+mod table;
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use futures::{SinkExt, Stream, StreamExt, stream};
+use prost::Message;
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions,
+};
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+use tower::ServiceExt;
+
+use self::frames::{Answers, frame};
+use crate::limits;
+
+/// `None` only if the descriptors that were compiled in cannot be read, which the tests rule out.
+static PROTOCOL: LazyLock<Option<DescriptorPool>> =
+    LazyLock::new(|| DescriptorPool::decode(pintle_proto::ETCD_DESCRIPTORS).ok());
+
+/// One call of the gateway.
+#[derive(Clone)]
+struct Call {
+    method: MethodDescriptor,
+    grpc: Router,
+}
+
+/// All paths; what they mean is answered by `grpc`.
+pub(super) fn routes(grpc: &Router) -> Router {
+    let mut router = Router::new();
+    for (path, service, name) in table::CALLS {
+        let Some(method) = find(service, name) else {
+            tracing::error!(service, name, "the protocol has no such call, its path is not served");
+            continue;
+        };
+        let call = Call { method, grpc: grpc.clone() };
+        for version in ["v3", "v3beta"] {
+            let call = call.clone();
+            let serve = move |upgrade, request| serve(call.clone(), upgrade, request);
+            router = router.route(&format!("/{version}/{path}"), any(serve));
+        }
+    }
+    router.route("/v3/{*path}", any(unknown)).route("/v3beta/{*path}", any(unknown))
+}
+
+fn find(service: &str, name: &str) -> Option<MethodDescriptor> {
+    let service = PROTOCOL.as_ref()?.get_service_by_name(service)?;
+    service.methods().find(|method| method.name() == name)
+}
+
+async fn unknown() -> Response {
+    let body = json!({ "code": 5, "message": "Not Found" });
+    (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+async fn serve(
+    call: Call,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    request: Request<Body>,
+) -> Response {
+    let (head, body) = request.into_parts();
+    if let Ok(upgrade) = upgrade {
+        let upgrade = upgrade.max_message_size(limits::GATEWAY_BYTES).max_frame_size(limits::GATEWAY_BYTES);
+        return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, socket));
+    }
+    if head.method != Method::POST {
+        return refusal(&Status::unimplemented("Method Not Allowed"));
+    }
+    call.run(&head.headers, body).await.unwrap_or_else(|status| refusal(&status))
+}
+
+impl Call {
+    async fn run(&self, headers: &HeaderMap, body: Body) -> Result<Response, Status> {
+        let message = if self.method.is_client_streaming() {
+            let input = self.method.input();
+            let messages = objects(body).map(move |object| Ok(frame(&encode(&input, object?)?)));
+            Body::from_stream(
+                messages.map(|message: Result<Bytes, Status>| message.map_err(|status| status.to_string())),
+            )
+        } else {
+            let body = to_bytes(body, limits::GATEWAY_BYTES).await.map_err(|_| too_large())?;
+            let object = if body.trim_ascii().is_empty() { Ok(json!({})) } else { serde_json::from_slice(&body) };
+            Body::from(frame(&encode(&self.method.input(), object.map_err(|error| invalid(&error))?)?))
+        };
+        let request = self.request(headers, message)?;
+        let Ok(response) = self.grpc.clone().oneshot(request).await;
+        let answers = Answers::of(response)?;
+        if self.method.is_server_streaming() { self.lines(answers).await } else { self.single(answers).await }
+    }
+
+    fn request(&self, headers: &HeaderMap, body: Body) -> Result<Request<Body>, Status> {
+        let path = format!("/{}/{}", self.method.parent_service().full_name(), self.method.name());
+        let mut request = Request::post(path).body(body).map_err(|error| Status::internal(error.to_string()))?;
+        let to = request.headers_mut();
+        to.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        to.insert(header::TE, HeaderValue::from_static("trailers"));
+        // Its presence says that the connection's certificate is not the caller's.
+        let accept = headers.get(header::ACCEPT).cloned().unwrap_or_else(|| HeaderValue::from_static("*/*"));
+        to.insert("grpcgateway-accept", accept);
+        if let Some(token) = headers.get(header::AUTHORIZATION) {
+            to.insert(header::AUTHORIZATION, token.clone());
+        }
+        for (name, value) in headers {
+            if let Some(name) = name.as_str().strip_prefix("grpc-metadata-")
+                && let Ok(name) = HeaderName::try_from(name)
+            {
+                to.insert(name, value.clone());
+            }
+        }
+        Ok(request)
+    }
+
+    async fn single(&self, mut answers: Answers) -> Result<Response, Status> {
+        let message = answers.next().await?.ok_or_else(|| Status::internal("the call ended without an answer"))?;
+        answers.next().await?; // reads the status that follows
+        let body = Value::to_string(&decode(&self.method.output(), message)?);
+        Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
+    }
+
+    /// One object per line. The first is awaited: a stream that is refused is answered with the status of the refusal.
+    async fn lines(&self, mut answers: Answers) -> Result<Response, Status> {
+        let output = self.method.output();
+        let line = move |message| decode(&output, message).map(|result| format!("{}\n", json!({ "result": result })));
+        let Some(first) = answers.next().await? else { return Ok(StatusCode::OK.into_response()) };
+        let first = line(first)?;
+        let rest = stream::unfold(Some(answers), move |answers| {
+            let line = line.clone();
+            async move {
+                let mut answers = answers?;
+                match answers.next().await.and_then(|message| message.map(&line).transpose()) {
+                    Ok(Some(line)) => Some((line, Some(answers))),
+                    Ok(None) => None,
+                    Err(status) => Some((format!("{}\n", stream_error(&status)), None)),
+                }
+            }
+        });
+        let body = stream::once(async move { first }).chain(rest).map(Ok::<_, std::convert::Infallible>);
+        Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], Body::from_stream(body)).into_response())
+    }
+}
+
+/// Every text message is an object of the request, every line of the answer becomes a text message.
+async fn over_websocket(call: Call, headers: HeaderMap, socket: WebSocket) {
+    let (mut answers, requests) = socket.split();
+    let objects = requests.filter_map(async |frame| match frame {
+        Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
+        Ok(Frame::Binary(bytes)) => Some(Ok(bytes)),
+        Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_)) => None,
+        Err(error) => Some(Err(error)),
+    });
+    // A call with one request starts with its first message; the socket stays open for its answer.
+    let body = match call.method.is_client_streaming() {
+        true => Body::from_stream(objects),
+        false => {
+            let mut objects = std::pin::pin!(objects);
+            match objects.next().await {
+                Some(Ok(object)) => Body::from(object),
+                _ => return,
+            }
+        }
+    };
+    let response = call.run(&headers, body).await.unwrap_or_else(|status| refusal(&status));
+    let mut lines = response.into_body().into_data_stream();
+    while let Some(Ok(line)) = lines.next().await {
+        let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+        if answers.send(Frame::Text(text.into())).await.is_err() {
+            return;
+        }
+    }
+    // The peer may be gone already.
+    let _ = answers.close().await;
+}
+
+/// The JSON objects of a body, each as soon as it has come whole.
+fn objects(body: Body) -> impl Stream<Item = Result<Value, Status>> + Send {
+    let parts =
+        Parts { body: body.into_data_stream().boxed(), buffer: Vec::new(), incomplete: 0, over: false, failed: false };
+    stream::unfold(parts, |mut parts| async move {
+        if parts.failed {
+            return None;
+        }
+        let object = parts.next().await?;
+        parts.failed = object.is_err();
+        Some((object, parts))
+    })
+}
+
+struct Parts {
+    body: stream::BoxStream<'static, Result<Bytes, axum::Error>>,
+    buffer: Vec<u8>,
+    /// How much there was when an object was found to be incomplete: it is looked at again once there is twice as much, so that
+    /// an object in many small parts costs no more than one in a few.
+    incomplete: usize,
+    /// Nothing more comes from the body.
+    over: bool,
+    failed: bool,
+}
+
+impl Parts {
+    async fn next(&mut self) -> Option<Result<Value, Status>> {
+        loop {
+            match self.take() {
+                Ok(Some(object)) => return Some(Ok(object)),
+                Err(error) => return Some(Err(invalid(&error))),
+                Ok(None) if self.over => return None,
+                Ok(None) => (),
+            }
+            match self.body.next().await {
+                Some(Ok(data)) if self.buffer.len() + data.len() > limits::GATEWAY_BYTES => {
+                    return Some(Err(too_large()));
+                }
+                Some(Ok(data)) => self.buffer.extend_from_slice(&data),
+                Some(Err(error)) => return Some(Err(Status::invalid_argument(error.to_string()))),
+                None => self.over = true,
+            }
+        }
+    }
+
+    /// The first object of the buffer, if it is there whole.
+    fn take(&mut self) -> Result<Option<Value>, serde_json::Error> {
+        let closed = self.buffer.trim_ascii_end().ends_with(b"}");
+        if !self.over && !closed && self.buffer.len() < 2 * self.incomplete {
+            return Ok(None);
+        }
+        let mut values = serde_json::Deserializer::from_slice(&self.buffer).into_iter::<Value>();
+        match values.next() {
+            Some(Ok(value)) => {
+                let taken = values.byte_offset();
+                self.buffer.drain(..taken);
+                self.incomplete = 0;
+                Ok(Some(value))
+            }
+            Some(Err(error)) if error.is_eof() && !self.over => {
+                self.incomplete = self.buffer.len();
+                Ok(None)
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(None),
+        }
+    }
+}
+
+fn encode(descriptor: &MessageDescriptor, object: Value) -> Result<Vec<u8>, Status> {
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let message = DynamicMessage::deserialize_with_options(descriptor.clone(), object, &options);
+    Ok(message.map_err(|error| invalid(&error))?.encode_to_vec())
+}
+
+fn decode(descriptor: &MessageDescriptor, message: Bytes) -> Result<Value, Status> {
+    let failed = |error: &dyn std::error::Error| Status::internal(error.to_string());
+    let message = DynamicMessage::decode(descriptor.clone(), message).map_err(|error| failed(&error))?;
+    let options = SerializeOptions::new().use_proto_field_name(true);
+    message.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| failed(&error))
+}
+
+fn invalid(error: &dyn std::error::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn too_large() -> Status {
+    Status::resource_exhausted("http: request body too large")
+}
+
+fn refusal(status: &Status) -> Response {
+    let code = i32::from(status.code());
+    let body = json!({ "error": status.message(), "code": code, "message": status.message() });
+    (http_status(status.code()), [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+fn stream_error(status: &Status) -> Value {
+    let http = http_status(status.code());
+    let reason = http.canonical_reason().unwrap_or_default();
+    json!({ "error": {
+        "grpc_code": i32::from(status.code()),
+        "http_code": http.as_u16(),
+        "message": status.message(),
+        "http_status": reason,
+    }})
+}
+
+/// The mapping of gRPC's codes that gateways share.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_is_a_call_of_the_protocol() {
+        for (path, service, name) in table::CALLS {
+            assert!(find(service, name).is_some(), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn objects_are_read_as_they_come_and_a_broken_one_ends_the_stream() {
+        let body = |parts: &'static [&'static str]| {
+            Body::from_stream(stream::iter(parts.iter().map(|part| Ok::<_, std::convert::Infallible>(*part))))
+        };
+        let read = async |parts| objects(body(parts)).map(|object| object.map_err(drop)).collect::<Vec<_>>().await;
+        assert_eq!(read(&["{\"a\"", ":1}{}", "\n{"][..]).await, [Ok(json!({"a": 1})), Ok(json!({})), Err(())]);
+        assert_eq!(read(&[][..]).await, []);
+        assert_eq!(read(&["x", "{}"][..]).await, [Err(())]);
+        assert_eq!(read(&["{}{\"a\""][..]).await, [Ok(json!({})), Err(())], "cut off in the middle");
+    }
+}
