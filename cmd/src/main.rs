@@ -14,6 +14,7 @@ mod pki;
 mod server;
 mod signals;
 mod status;
+mod store;
 mod token;
 
 use std::process::ExitCode;
@@ -55,6 +56,9 @@ enum Command {
     Server(server::ServerArgs),
     /// Run a worker: joins a cluster and runs its pods
     Agent(agent::AgentArgs),
+    /// The store alone, as an etcd: serve it
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Local clusters on this machine
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -87,8 +91,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let result = match called_as_etcd() {
+        Some((program, flags)) => etcd(&program, &flags),
+        None => run(Cli::parse()),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pintle: {error:#}");
@@ -97,7 +104,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// A program called `etcd` is a member of a store, with etcd's flags.
+fn called_as_etcd() -> Option<(String, Vec<String>)> {
+    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
+    let program = args.next()?;
+    let name = std::path::Path::new(&program).file_name()?.to_str()?;
+    (name == "etcd").then(|| (name.to_owned(), args.collect()))
+}
+
 fn run(cli: Cli) -> Result<()> {
+    if let Command::Store(store::StoreCommand::Serve { flags }) = &cli.command {
+        return etcd("pintle store serve", flags);
+    }
     let daemon = matches!(cli.command, Command::Server(_) | Command::Agent(_));
     let balancer = matches!(cli.command, Command::Cluster(cluster::ClusterCommand::Balance(_)));
     if !daemon && !balancer {
@@ -109,10 +127,7 @@ fn run(cli: Cli) -> Result<()> {
         LogFormat::Text => telemetry::Format::Text,
         LogFormat::Json => telemetry::Format::Json,
     };
-    telemetry::init(&filter, format)?;
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
-        tracing::debug!("the TLS provider was already chosen");
-    }
+    prepare(&filter, format)?;
     match cli.command {
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "pintle", &mut std::io::stdout());
@@ -123,15 +138,39 @@ fn run(cli: Cli) -> Result<()> {
             println!("{}", exit::TABLE);
             Ok(())
         }
-        command => {
-            let runtime =
-                tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-            let result = runtime.block_on(dispatch(command));
-            // What still blocks a thread (a lookup, a read) must not hold up the end of the command.
-            runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-            result
+        command => block_on(dispatch(command)),
+    }
+}
+
+/// One member of a store of its own.
+fn etcd(program: &str, flags: &[String]) -> Result<()> {
+    match store::read(program, flags).map_err(|error| exit::with(exit::Exit::Usage, format!("{error:#}")))? {
+        store::Etcd::Print(text) => {
+            signals::end_with_the_reader();
+            print!("{text}");
+            Ok(())
+        }
+        store::Etcd::Serve { config, log_level, moot } => {
+            prepare(&log_level, telemetry::Format::Json)?;
+            block_on(store::serve(*config, moot))
         }
     }
+}
+
+fn prepare(filter: &str, format: telemetry::Format) -> Result<()> {
+    telemetry::init(filter, format)?;
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("the TLS provider was already chosen");
+    }
+    Ok(())
+}
+
+fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(command);
+    // What still blocks a thread (a lookup, a read) must not hold up the end of the command.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    result
 }
 
 async fn dispatch(command: Command) -> Result<()> {
@@ -144,7 +183,10 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Token(command) => token::run(command).await,
         Command::Images(command) => images::run(command).await,
         Command::Bench(command) => bench::run(command).await,
-        Command::Completion { .. } | Command::Version { .. } | Command::HelpExitCodes => Ok(()),
+        Command::Store(store::StoreCommand::Serve { .. })
+        | Command::Completion { .. }
+        | Command::Version { .. }
+        | Command::HelpExitCodes => Ok(()),
     }
 }
 

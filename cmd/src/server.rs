@@ -219,7 +219,7 @@ fn service_address(config: &ServerConfig, offset: u32) -> Result<IpAddr> {
 }
 
 /// Holds the data directory until the process ends, so that no second server writes to it.
-fn claim(directory: &Path) -> Result<Flock<File>> {
+pub fn claim(directory: &Path) -> Result<Flock<File>> {
     pki::private_directory(directory)?;
     let path = directory.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
@@ -233,12 +233,12 @@ fn claim(directory: &Path) -> Result<Flock<File>> {
     })
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
+pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| taken(address))
 }
 
 /// What to do about an address that cannot be listened on.
-fn taken(address: SocketAddr) -> String {
+pub fn taken(address: SocketAddr) -> String {
     format!("listen on {address}: is another server running? `ss -ltnp` shows who has the port")
 }
 

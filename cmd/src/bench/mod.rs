@@ -6,6 +6,7 @@
 mod idle;
 mod pods;
 mod scale;
+mod store;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub enum BenchCommand {
     Pods(pods::Args),
     /// Nothing happens: memory and CPU of each process, and whether anybody stood for election
     Idle(idle::Args),
+    /// The store against an etcd, both started for it: throughput, latency, CPU and memory of each kind of request
+    Store(store::Args),
 }
 
 pub async fn run(command: BenchCommand) -> Result<()> {
@@ -39,6 +42,7 @@ pub async fn run(command: BenchCommand) -> Result<()> {
         BenchCommand::Scale(args) => scale::run(args).await,
         BenchCommand::Pods(args) => pods::run(args).await,
         BenchCommand::Idle(args) => idle::run(args).await,
+        BenchCommand::Store(args) => store::run(args).await,
     }
 }
 

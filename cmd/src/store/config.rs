@@ -1,0 +1,278 @@
+//! What one member of a store of its own is, from its flags: addresses, members, timing, certificates. Pure but for the
+//! files it reads.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use super::flags::{Given, duration};
+
+/// `http://host:port` or `https://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Url {
+    pub tls: bool,
+    /// `host:port`.
+    pub authority: String,
+}
+
+impl Url {
+    pub fn parse(text: &str) -> Result<Self> {
+        let (scheme, rest) = text.split_once("://").with_context(|| format!("URL {text:?} has no scheme"))?;
+        let tls = match scheme {
+            "http" => false,
+            "https" => true,
+            other => bail!("URL scheme must be http or https: {other}://"),
+        };
+        let authority = rest.trim_end_matches('/');
+        let port = authority.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        if authority.contains('/') || !matches!(port, Some(Ok(_))) {
+            bail!("URL {text:?} is not scheme://host:port");
+        }
+        Ok(Self { tls, authority: authority.to_owned() })
+    }
+
+    fn list(text: &str) -> Result<Vec<Self>> {
+        text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(Self::parse).collect()
+    }
+
+    /// The address to listen on.
+    pub fn address(&self) -> Result<SocketAddr> {
+        let mut found = self.authority.to_socket_addrs().with_context(|| format!("look up {}", self.authority))?;
+        found.next().with_context(|| format!("{} has no address", self.authority))
+    }
+}
+
+impl std::fmt::Display for Url {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "http{}://{}", if self.tls { "s" } else { "" }, self.authority)
+    }
+}
+
+/// A founding member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Founder {
+    pub id: u64,
+    pub name: String,
+    pub peer: Url,
+}
+
+/// Certificate files of one side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub authorities: Option<PathBuf>,
+    pub need_client: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub listen_peer: Url,
+    pub listen_clients: Vec<Url>,
+    pub advertise_clients: Vec<Url>,
+    pub founders: Vec<Founder>,
+    pub cluster_id: u64,
+    pub heartbeat: Duration,
+    pub election: Duration,
+    pub auto_compaction: Option<Duration>,
+    pub quota_bytes: Option<u64>,
+    pub snapshot_entries: u64,
+    pub entries_kept: u64,
+    pub client_tls: Files,
+    pub peer_tls: Files,
+}
+
+impl Config {
+    pub fn from_flags(given: &Given) -> Result<Self> {
+        given.check_supported()?;
+        let name = given.text("name").to_owned();
+        let mut peers = Url::list(given.text("listen-peer-urls"))?;
+        if peers.len() != 1 {
+            bail!("--listen-peer-urls: one URL is needed, {} are given", peers.len());
+        }
+        let listen_clients = Url::list(given.text("listen-client-urls"))?;
+        if listen_clients.is_empty() {
+            bail!("--listen-client-urls: at least one URL is needed");
+        }
+        if given.is_given("listen-client-urls") && !given.is_given("advertise-client-urls") {
+            bail!("--advertise-client-urls is required when --listen-client-urls is set explicitly");
+        }
+        if given.text("initial-cluster-state") != "new" {
+            bail!("--initial-cluster-state=existing is not supported");
+        }
+        let founders = founders(given, &name)?;
+        let (heartbeat, election) = (given.number("heartbeat-interval")?, given.number("election-timeout")?);
+        if heartbeat == 0 || election < 5 * heartbeat {
+            bail!(
+                "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+            );
+        }
+        Ok(Self {
+            data_dir: given.some("data-dir").map_or_else(|| format!("{name}.etcd").into(), PathBuf::from),
+            listen_peer: peers.remove(0),
+            listen_clients,
+            advertise_clients: Url::list(given.text("advertise-client-urls"))?,
+            cluster_id: cluster_id(&founders),
+            founders,
+            name,
+            heartbeat: Duration::from_millis(heartbeat),
+            election: Duration::from_millis(election),
+            auto_compaction: auto_compaction(given)?,
+            quota_bytes: quota(given)?,
+            snapshot_entries: given.number("snapshot-count")?.max(1),
+            entries_kept: given.number("snapshot-catchup-entries")?,
+            client_tls: files(given, ["cert-file", "key-file", "trusted-ca-file", "client-cert-auth"])?,
+            peer_tls: files(
+                given,
+                ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file", "peer-client-cert-auth"],
+            )?,
+        })
+    }
+
+    pub fn myself(&self) -> Result<&Founder> {
+        self.founders
+            .iter()
+            .find(|founder| founder.name == self.name)
+            .with_context(|| format!("couldn't find local name {:?} in the initial cluster configuration", self.name))
+    }
+}
+
+fn founders(given: &Given, name: &str) -> Result<Vec<Founder>> {
+    let advertised = given.text("initial-advertise-peer-urls");
+    let default = format!("{name}={advertised}");
+    let text = given.some("initial-cluster").unwrap_or(&default);
+    let token = given.text("initial-cluster-token");
+    let mut founders: Vec<Founder> = Vec::new();
+    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+        let (name, url) =
+            entry.split_once('=').with_context(|| format!("--initial-cluster: {entry:?} is not NAME=URL"))?;
+        let peer = Url::parse(url)?;
+        if founders.iter().any(|other| other.name == name || other.peer == peer) {
+            bail!("--initial-cluster: {entry:?}: every member has one name and one URL of its own");
+        }
+        founders.push(Founder { id: member_id(url.trim_end_matches('/'), token), name: name.to_owned(), peer });
+    }
+    let own = founders.iter().find(|founder| founder.name == name);
+    if let Some(own) = own
+        && !Url::list(advertised)?.contains(&own.peer)
+        && given.is_given("initial-advertise-peer-urls")
+    {
+        bail!("--initial-cluster has {name}={} but missing from --initial-advertise-peer-urls={advertised}", own.peer);
+    }
+    Ok(founders)
+}
+
+/// As etcd names founding members: the beginning of the SHA-1 of URL and token. Stable, and the same on all members.
+fn member_id(url: &str, token: &str) -> u64 {
+    beginning_of_sha1(format!("{url}{token}").as_bytes())
+}
+
+fn cluster_id(founders: &[Founder]) -> u64 {
+    let mut ids: Vec<u64> = founders.iter().map(|founder| founder.id).collect();
+    ids.sort_unstable();
+    beginning_of_sha1(&ids.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<u8>>())
+}
+
+fn beginning_of_sha1(bytes: &[u8]) -> u64 {
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes);
+    digest.as_ref().first_chunk::<8>().map_or(1, |first| u64::from_be_bytes(*first)).max(1)
+}
+
+/// 0 and what is below it set no limit: etcd's default of 2 GiB is what its file can bear, not what this store can.
+fn quota(given: &Given) -> Result<Option<u64>> {
+    let text = given.text("quota-backend-bytes");
+    let bytes: i64 = text.parse().with_context(|| format!("--quota-backend-bytes: {text:?} is no whole number"))?;
+    Ok(u64::try_from(bytes).ok().filter(|bytes| *bytes > 0))
+}
+
+fn auto_compaction(given: &Given) -> Result<Option<Duration>> {
+    let retention = given.text("auto-compaction-retention");
+    let hours = retention.parse::<u64>().ok().map(|hours| Duration::from_secs(hours.saturating_mul(3600)));
+    let kept = hours.or_else(|| duration(retention));
+    let kept = kept.with_context(|| format!("--auto-compaction-retention: {retention:?} is no time"))?;
+    if kept.is_zero() {
+        return Ok(None);
+    }
+    match given.text("auto-compaction-mode") {
+        "periodic" => Ok(Some(kept)),
+        other => bail!("--auto-compaction-mode={other} is not supported"),
+    }
+}
+
+fn files(given: &Given, names: [&'static str; 4]) -> Result<Files> {
+    let [certificate, key, authorities, need_client] = names;
+    let path = |name| given.some(name).map(PathBuf::from);
+    let files = Files {
+        certificate: path(certificate),
+        key: path(key),
+        authorities: path(authorities),
+        need_client: given.switch(need_client)?,
+    };
+    if files.certificate.is_some() != files.key.is_some() {
+        bail!("--{certificate} and --{key} belong together");
+    }
+    if files.need_client && files.authorities.is_none() {
+        bail!("--{need_client} needs --{authorities}");
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config> {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        Config::from_flags(&Given::read(&args, [])?)
+    }
+
+    #[test]
+    fn one_member_needs_no_flags() {
+        let config = config(&[]).unwrap();
+        assert_eq!((config.name.as_str(), config.data_dir), ("default", "default.etcd".into()));
+        assert_eq!(config.founders[0].peer, Url { tls: false, authority: "localhost:2380".into() });
+        // What etcd 3.5 prints for the same flags.
+        assert_eq!(format!("{:x}", config.founders[0].id), "8e9e05c52164694d");
+        assert_eq!(format!("{:x}", config.cluster_id), "cdf818194e3a8c32");
+        assert_eq!((config.auto_compaction, config.quota_bytes), (None, None));
+    }
+
+    #[test]
+    fn three_members_agree_on_ids_whatever_their_order() {
+        let cluster = |list: &str, name: &str| {
+            let (list, name) = (format!("--initial-cluster={list}"), format!("--name={name}"));
+            config(&[&list, &name, "--initial-cluster-token=t"]).unwrap()
+        };
+        let a = cluster("a=https://h1:2380,b=https://h2:2380/,c=https://h3:2380", "a");
+        let b = cluster("c=https://h3:2380,b=https://h2:2380,a=https://h1:2380", "b");
+        assert_eq!(a.cluster_id, b.cluster_id);
+        assert_ne!(a.myself().unwrap().id, b.myself().unwrap().id);
+        assert_eq!(a.founders[1].id, b.myself().unwrap().id);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_reason() {
+        for (args, text) in [
+            (&["--listen-client-urls=http://127.0.0.1:1"][..], "--advertise-client-urls is required"),
+            (&["--listen-peer-urls=unix://a:1"], "URL scheme must be http or https"),
+            (&["--listen-peer-urls=http://a"], "is not scheme://host:port"),
+            (&["--election-timeout=200"], "at least as 5 times"),
+            (&["--initial-cluster=a=http://h:1,a=http://g:1"], "one name and one URL of its own"),
+            (&["--cert-file=x"], "belong together"),
+            (&["--client-cert-auth"], "needs --trusted-ca-file"),
+            (&["--auto-compaction-retention=x"], "is no time"),
+            (&["--auto-compaction-retention=5", "--auto-compaction-mode=revision"], "not supported"),
+        ] {
+            let error = format!("{:#}", config(args).unwrap_err());
+            assert!(error.contains(text), "{error}");
+        }
+        assert!(config(&["--name=x", "--initial-cluster=a=http://h:1"]).unwrap().myself().is_err());
+        let kept = |text| config(&[&format!("--auto-compaction-retention={text}")]).unwrap().auto_compaction;
+        assert_eq!((kept("2"), kept("90s")), (Some(Duration::from_secs(7200)), Some(Duration::from_secs(90))));
+    }
+}

@@ -1,0 +1,224 @@
+//! `pintle store serve`, also as a program called `etcd`: one member of a store of its own, without Kubernetes. The wiring:
+//! flags, listeners, store, Raft, etcd front, wait for the end, then the reverse.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use pintle_base::task::Group;
+use pintle_raft as raft;
+use pintle_store::{Store, StoreOptions, etcd};
+use rustls::server::WebPkiClientVerifier;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::config::{Config, Files, Url};
+use crate::pki;
+use crate::server::{claim, listen, taken};
+
+/// Requests in flight get this long to end.
+const DRAIN: Duration = Duration::from_secs(4);
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// Leases live at least so long that an election cannot end one before it could be renewed: three halves of its time, in
+/// whole seconds.
+fn shortest_lease(election: Duration) -> i64 {
+    let seconds = (election * 3 / 2).as_millis().div_ceil(1000);
+    i64::try_from(seconds).unwrap_or(i64::MAX).max(1)
+}
+
+pub async fn run(config: Config) -> Result<()> {
+    let me = config.myself()?.clone();
+    let _in_use = claim(&config.data_dir)?;
+    warn_of_plain_text(&config);
+    let mut listeners = Vec::new();
+    for url in &config.listen_clients {
+        listeners.push((listen(url.address()?).await?, client_tls(url, &config.client_tls)?));
+    }
+    let server = Group::new("store");
+    crate::signals::stop_on_signal(&server)?;
+    let consensus = Group::new("consensus");
+    let (store, handle) = start(&config, me.id, &consensus).await?;
+    let fronts: Vec<JoinHandle<()>> =
+        listeners.into_iter().map(|(listener, tls)| front(&store, listener, tls, &server)).collect();
+    announce(&config, &store, &server);
+
+    let failure = tokio::select! {
+        () = server.stopping() => server.panicked(),
+        reason = handle.stopped() => Some(reason.to_string()),
+    };
+    if let Some(reason) = failure {
+        // What is in memory cannot be trusted: no orderly end, the next start reads what is on disk.
+        bail!("the store ends: {reason}");
+    }
+    stop(&handle, &server, &consensus, fronts).await
+}
+
+async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::Handle)> {
+    let options = StoreOptions {
+        cluster_id: config.cluster_id,
+        member_id: id,
+        lease_ttl_min: shortest_lease(config.election),
+        request_timeout: Duration::from_secs(5) + config.election * 2,
+        leader_patience: config.election * 3,
+        auto_compaction: config.auto_compaction,
+        client_urls: config.advertise_clients.iter().map(Url::to_string).collect(),
+        scheme: if config.listen_peer.tls { "https" } else { "http" },
+        quota_bytes: config.quota_bytes,
+        ..StoreOptions::default()
+    };
+    let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;
+    let peers = config
+        .founders
+        .iter()
+        .map(|founder| raft::Peer {
+            id: founder.id,
+            name: founder.name.clone(),
+            peer_addr: founder.peer.authority.clone(),
+            // Known to the member alone, who publishes it: the founders must agree on what they found.
+            client_addr: String::new(),
+            api_addr: String::new(),
+        })
+        .collect();
+    let listen = config.listen_peer.address()?;
+    let peering = peering(config)?;
+    let mut options = raft::Options::new(id, config.cluster_id, config.data_dir.join("raft"), listen, peers, peering);
+    options.heartbeat = config.heartbeat;
+    options.election_min = config.election;
+    options.election_max = config.election * 2;
+    options.snapshot_entries = config.snapshot_entries;
+    options.entries_kept = config.entries_kept;
+    let handle = match raft::start(options, machine, group).await {
+        Ok(handle) => handle,
+        Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
+        Err(error) => return Err(error).context("start raft"),
+    };
+    store.attach(handle.clone(), group);
+    Ok((store, handle))
+}
+
+fn front(store: &Store, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
+    let (router, stop) = (etcd::router(store), group.token());
+    tokio::spawn(async move {
+        if let Err(error) = etcd::serve(router, listener, tls, stop).await {
+            tracing::error!(error = %pintle_base::error::Chain(&error), "a client port is lost");
+        }
+    })
+}
+
+/// Says that clients are served once there is a leader: what scripts and test frameworks wait for.
+fn announce(config: &Config, store: &Store, group: &Group) {
+    let mut leadership = store.leadership();
+    let (name, urls) = (config.name.clone(), config.listen_clients.iter().map(Url::to_string).collect::<Vec<_>>());
+    group.spawn_until_stopped("announce", async move {
+        if leadership.wait_for(|now| now.leader.is_some()).await.is_ok() {
+            tracing::info!(name, urls = urls.join(","), "ready to serve client requests");
+        }
+    });
+}
+
+fn warn_of_plain_text(config: &Config) {
+    let plain = config.listen_clients.iter().chain([&config.listen_peer]).filter(|url| !url.tls);
+    let open: Vec<String> = plain
+        .filter(|url| !url.address().is_ok_and(|address| address.ip().is_loopback()))
+        .map(ToString::to_string)
+        .collect();
+    if !open.is_empty() {
+        tracing::warn!(
+            urls = open.join(","),
+            "serving in plain text beyond this machine: everybody on the way can read and change everything"
+        );
+    }
+}
+
+/// How a client port speaks: as its URL says.
+fn client_tls(url: &Url, files: &Files) -> Result<Option<etcd::Tls>> {
+    if !url.tls {
+        if files.certificate.is_some() {
+            tracing::warn!(%url, "the scheme of this URL is http while certificate files are given: it is served in plain text");
+        }
+        return Ok(None);
+    }
+    let config = server_config(files).with_context(|| format!("TLS for {url}"))?;
+    Ok(Some(etcd::Tls { config, admit: Arc::new(|_| true) }))
+}
+
+fn peering(config: &Config) -> Result<raft::Peering> {
+    if !config.listen_peer.tls {
+        return Ok(raft::Peering::Plain);
+    }
+    let files = &config.peer_tls;
+    let server = server_config(files).context("TLS for peers")?;
+    let (certificate, key) = certificate(files)?;
+    let roots = roots(files)?.context("--peer-trusted-ca-file is needed: members check each other's certificates")?;
+    let client = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificate, key)
+        .context("use the peer certificate")?;
+    Ok(raft::Peering::Trusting(raft::Tls { server, client: Arc::new(client) }))
+}
+
+type Certified = (Vec<rustls_pki_types::CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>);
+
+fn certificate(files: &Files) -> Result<Certified> {
+    let (Some(certificate), Some(key)) = (&files.certificate, &files.key) else {
+        bail!("an https URL needs a certificate file and its key file");
+    };
+    let read =
+        |path: &std::path::Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+    Ok((pki::certificates(&read(certificate)?)?, pki::private_key(&read(key)?)?))
+}
+
+fn roots(files: &Files) -> Result<Option<rustls::RootCertStore>> {
+    let Some(path) = &files.authorities else { return Ok(None) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    pki::roots(&text).map(Some)
+}
+
+fn server_config(files: &Files) -> Result<Arc<rustls::ServerConfig>> {
+    let (certificate, key) = certificate(files)?;
+    let builder = rustls::ServerConfig::builder();
+    let config = match roots(files)?.filter(|_| files.need_client) {
+        Some(roots) => {
+            let verifier =
+                WebPkiClientVerifier::builder(Arc::new(roots)).build().context("check client certificates")?;
+            builder.with_client_cert_verifier(verifier).with_single_cert(certificate, key)
+        }
+        None => builder.with_no_client_auth().with_single_cert(certificate, key),
+    };
+    Ok(Arc::new(config.context("use the certificate")?))
+}
+
+/// Hands over, drains, and makes everything durable.
+async fn stop(handle: &raft::Handle, server: &Group, consensus: &Group, fronts: Vec<JoinHandle<()>>) -> Result<()> {
+    let others = handle.status().peers.iter().filter(|peer| peer.voter).count() > 1;
+    if others
+        && handle.status().role == raft::Role::Leader
+        && tokio::time::timeout(HAND_OVER, handle.transfer_leader(None)).await.is_err()
+    {
+        tracing::warn!("leadership was not handed over in time");
+    }
+    if let Err(error) = server.stop(DRAIN).await {
+        tracing::warn!(%error, "some requests were cut off");
+    }
+    for front in fronts {
+        if tokio::time::timeout(DRAIN, front).await.is_err() {
+            tracing::warn!("some clients were cut off");
+        }
+    }
+    handle.shutdown().await;
+    consensus.stop(DRAIN).await.context("stop consensus")?;
+    tracing::info!("the store stopped");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_lease_outlives_an_election() {
+        let shortest = |millis| shortest_lease(Duration::from_millis(millis));
+        assert_eq!([shortest(1000), shortest(100), shortest(2000)], [2, 1, 3]);
+    }
+}
