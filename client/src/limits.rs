@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// A timer that fires so late says that this process did not run: other clocks are not judged by it.
+pub const OVERSLEPT: Duration = Duration::from_millis(500);
+
 /// TCP's part of connecting, and that of TLS and HTTP/2. One lost SYN is resent after 1 s and still fits.
 pub const DIAL_TIMEOUT: Duration = Duration::from_millis(1500);
 

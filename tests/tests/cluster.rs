@@ -126,9 +126,14 @@ fn the_leader_is_frozen(cluster: &Cluster) {
     step("the leader is frozen: another leads, requests and workers move to it, and it follows once it is thawed");
     let frozen = cluster.leader();
     cluster.pintle(&["cluster", "kill", &frozen, "--signal", "STOP"]).ok();
-    cluster.until("another leads", 5, || (role(cluster, &frozen) == "down").then_some(()));
-    cluster.until("a write is taken", 5, || {
-        (cluster.kubectl(&["create", "configmap", "without-leader"]).code == 0).then_some(())
+    cluster.until("another leads", 10, || {
+        let servers = cluster.status()["servers"].clone();
+        let leads = |server: &Value| server["role"] == "leader" && server["name"] != frozen.as_str();
+        servers.as_array()?.iter().any(leads).then_some(())
+    });
+    let manifest = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "without-leader"}}).to_string();
+    cluster.until("a write is taken", 15, || {
+        (cluster.kubectl_with(&["apply", "-f", "-"], &manifest).code == 0).then_some(())
     });
     // Longer than the time after which a silent worker counts as lost.
     for _ in 0..10 {

@@ -1,7 +1,9 @@
 //! What an applied configuration names, set in an object: maps merge, associative lists merge by all their keys, sets are
 //! united, everything atomic is replaced. Directives mean nothing here; what is not named stays.
 //!
-//! Rule: structured merge of server-side apply (KEP-555), without ownership of fields.
+//! Rule: structured merge of server-side apply (KEP-555), without ownership of fields. Work is linear in the sizes of both.
+
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -10,8 +12,7 @@ use crate::tree::Object;
 
 type Schema = Option<&'static Message>;
 
-/// Sets what `configuration` names in `document`, whose schema is `schema`. Work is linear in the sizes of both, apart from
-/// elements of one associative list, which are compared with each other.
+/// Sets what `configuration` names in `document`, whose schema is `schema`.
 pub fn applied(mut document: Value, configuration: &Value, schema: Schema) -> Value {
     set(&mut document, configuration, schema);
     document
@@ -19,7 +20,9 @@ pub fn applied(mut document: Value, configuration: &Value, schema: Schema) -> Va
 
 fn set(target: &mut Value, wanted: &Value, schema: Schema) {
     match (target, wanted) {
-        (Value::Object(target), Value::Object(wanted)) => set_members(target, wanted, schema),
+        (Value::Object(target), Value::Object(wanted)) if !schema.is_some_and(|message| message.atomic) => {
+            set_members(target, wanted, schema);
+        }
         (target, wanted) => *target = wanted.clone(),
     }
 }
@@ -37,40 +40,49 @@ fn set_members(target: &mut Object, wanted: &Object, schema: Schema) {
 
 fn set_field(present: &mut Value, wanted: &Value, field: Option<&'static Field>) {
     let (Some(field), Value::Array(items), Value::Array(wanted)) = (field, &mut *present, wanted) else {
-        return set(present, wanted, field.and_then(Field::message));
+        return match (present, wanted) {
+            (Value::Object(present), Value::Object(wanted)) if field.is_some_and(|field| field.granular) => {
+                set_members(present, wanted, field.and_then(Field::message));
+            }
+            (present, wanted) => set(present, wanted, field.and_then(Field::message)),
+        };
     };
     match field.list_type {
-        Some(ListType::Map) => wanted.iter().for_each(|element| set_element(items, element, field)),
+        Some(ListType::Map) => set_elements(items, wanted, field),
         Some(ListType::Set) => {
-            for element in wanted {
-                if !items.contains(element) {
-                    items.push(element.clone());
-                }
-            }
+            let mut known: HashSet<String> = items.iter().map(Value::to_string).collect();
+            items.extend(wanted.iter().filter(|element| known.insert(element.to_string())).cloned());
         }
         Some(ListType::Atomic) | None => *present = Value::Array(wanted.clone()),
     }
 }
 
-fn set_element(items: &mut Vec<Value>, wanted: &Value, field: &'static Field) {
+fn set_elements(items: &mut Vec<Value>, wanted: &[Value], field: &'static Field) {
     let message = field.message();
-    let same = |item: &Value| {
-        field.list_map_keys().all(|key| {
-            let default = message.and_then(|message| default_of(message, key));
-            let value = |element: &Value| element.get(key).cloned().or_else(|| default.clone());
-            value(item) == value(wanted)
-        })
+    // What a key holds where an element leaves it out.
+    let keys: Vec<(&str, Value)> = field.list_map_keys().map(|key| (key, default_of(message, key))).collect();
+    let identity = |element: &Value| -> String {
+        let parts = keys.iter().map(|(key, default)| element.get(*key).unwrap_or(default).to_string());
+        parts.collect::<Vec<_>>().join(",")
     };
-    match items.iter_mut().find(|item| same(item)) {
-        Some(present) => set(present, wanted, message),
-        None => items.push(wanted.clone()),
+    let mut places: HashMap<String, usize> = HashMap::with_capacity(items.len());
+    for (place, item) in items.iter().enumerate() {
+        places.entry(identity(item)).or_insert(place);
+    }
+    for element in wanted {
+        match places.get(&identity(element)) {
+            Some(place) => set(&mut items[*place], element, message),
+            None => {
+                places.insert(identity(element), items.len());
+                items.push(element.clone());
+            }
+        }
     }
 }
 
-/// What a key holds where an element leaves it out.
-fn default_of(message: &'static Message, key: &str) -> Option<Value> {
-    let text = message.field(key)?.default;
-    if text.is_empty() { None } else { serde_json::from_str(text).ok() }
+fn default_of(message: Schema, key: &str) -> Value {
+    let text = message.and_then(|message| message.field(key)).map_or("", |field| field.default);
+    serde_json::from_str(text).unwrap_or(Value::Null)
 }
 
 #[cfg(test)]
@@ -112,5 +124,28 @@ mod tests {
         assert_eq!(found["spec"]["containers"][0], json!({"name": "c", "image": "i:1", "args": ["3"], "env": env}));
         assert_eq!(found["spec"]["containers"][1]["name"], "d");
         assert!(found["spec"].get("nodeName").is_none());
+    }
+
+    #[test]
+    fn types_that_are_owned_as_a_whole_are_replaced() {
+        let policy = schema::message("networking.v1.NetworkPolicy");
+        let selecting = |labels: Value| json!({"spec": {"podSelector": {"matchLabels": labels}}});
+        let (stored, wanted) = (selecting(json!({"app": "a", "tier": "b"})), selecting(json!({"app": "a"})));
+        assert_eq!(applied(stored, &wanted, policy), wanted);
+        let ingress = schema::message("networking.v1.Ingress");
+        let backend = |port: Value| json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": port}}}});
+        let (stored, wanted) = (backend(json!({"name": "http"})), backend(json!({"number": 80})));
+        assert_eq!(applied(stored, &wanted, ingress), wanted);
+    }
+
+    #[test]
+    fn thousands_of_elements_are_merged_in_passing() {
+        let pod = schema::message("core.v1.Pod");
+        let many = |first: usize| {
+            let env: Vec<Value> = (first..first + 60_000).map(|n| json!({"name": format!("E{n}")})).collect();
+            json!({"spec": {"containers": [{"name": "c", "env": env}]}})
+        };
+        let found = applied(many(0), &many(60_000), pod);
+        assert_eq!(found["spec"]["containers"][0]["env"].as_array().unwrap().len(), 120_000);
     }
 }

@@ -158,6 +158,8 @@ pub struct Field {
     pub list_keys: &'static str,
     /// The map or struct is owned as a whole.
     pub atomic: bool,
+    /// It is not, although its type says so.
+    pub granular: bool,
     /// JSON text of the documented default; empty if none.
     pub default: &'static str,
 }

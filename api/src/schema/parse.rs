@@ -129,6 +129,7 @@ fn field(number: &str, mut words: std::str::Split<'static, char>, package: &'sta
         list_type: None,
         list_keys: "",
         atomic: false,
+        granular: false,
         default: "",
     };
     words.for_each(|flag| apply_flag(&mut field, flag));
@@ -158,7 +159,10 @@ fn apply_flag(field: &mut Field, flag: &'static str) {
             });
         }
         Some(("lk", keys)) => field.list_keys = keys,
-        Some(("mt" | "st", kind)) => field.atomic = kind == "atomic",
+        Some(("mt" | "st", kind)) => {
+            field.atomic = kind == "atomic";
+            field.granular = kind == "granular";
+        }
         Some(("def", value)) => field.default = value,
         Some(_) => (),
     }

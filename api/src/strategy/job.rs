@@ -1,6 +1,6 @@
 //! Jobs: the selector that the server makes, so that no two jobs count each other's pods.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::meta::Meta;
 use crate::tree;
@@ -24,8 +24,11 @@ pub fn select_own_pods(job: &mut Value) {
             ("batch.kubernetes.io/job-name", &name),
             ("job-name", &name),
         ] {
-            tree::set(labels, key, value.as_str());
+            // What the user says stands, and is refused by validation if it is another job's.
+            tree::set_default(labels, key, value.as_str());
         }
     }
-    tree::set(spec, "selector", json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+    if let Some(wanted) = tree::object(spec, "selector").and_then(|selector| tree::object(selector, "matchLabels")) {
+        tree::set_default(wanted, "batch.kubernetes.io/controller-uid", uid.as_str());
+    }
 }

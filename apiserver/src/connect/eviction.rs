@@ -57,6 +57,8 @@ fn delete_options(call: &VirtualCall, pod: &Value) -> Result<DeleteOptions, Stat
         let want = uid.unwrap_or_default();
         return Err(Status::precondition_failed("", "pods", name_of(pod), "UID", &want, uid_of(pod)));
     }
+    let version = preconditions("resourceVersion");
+    check_version(version.as_deref(), pod)?;
     let dry_run = call.dry_run || items(options, "/dryRun").any(|word| word == "All");
     let propagation = match text(options, "/propagationPolicy") {
         "Foreground" => Some(Propagation::Foreground),
@@ -67,10 +69,19 @@ fn delete_options(call: &VirtualCall, pod: &Value) -> Result<DeleteOptions, Stat
     Ok(DeleteOptions {
         grace: options.get("gracePeriodSeconds").and_then(Value::as_i64),
         uid: Some(uid_of(pod).to_owned()).filter(|uid| !uid.is_empty()),
-        resource_version: preconditions("resourceVersion"),
+        resource_version: version,
         propagation,
         dry_run,
     })
+}
+
+/// The pod must be the version that the caller saw, if the caller said which.
+fn check_version(wanted: Option<&str>, pod: &Value) -> Result<(), Status> {
+    let found = text(pod, "/metadata/resourceVersion");
+    match wanted.filter(|wanted| *wanted != found) {
+        Some(wanted) => Err(Status::precondition_failed("", "pods", name_of(pod), "ResourceVersion", wanted, found)),
+        None => Ok(()),
+    }
 }
 
 async fn take_allowance(
@@ -158,14 +169,17 @@ async fn mark_and_delete(
     registry: &Registry,
     call: &VirtualCall,
     pod: &Value,
-    how: DeleteOptions,
+    mut how: DeleteOptions,
 ) -> Result<(), Status> {
     let kind = PODS.kind().ok_or_else(Status::no_such_path)?;
     let (namespace, name) = (call.info.namespace.as_str(), call.info.name.as_str());
     let options =
         WriteOptions { user: call.user.clone(), dry_run: how.dry_run, fence: call.fence, ..WriteOptions::internal() };
     let (uid, now) = (uid_of(pod).to_owned(), clock::unix_seconds());
+    // Marking makes a new version; the deletion goes by the uid.
+    let version = how.resource_version.take();
     let marking = move |pod: &Value| {
+        check_version(version.as_deref(), pod)?;
         if uid_of(pod) != uid {
             return Err(Status::precondition_failed("", "pods", name_of(pod), "UID", &uid, uid_of(pod)));
         }

@@ -124,7 +124,13 @@ pub(crate) async fn worked_out(
     if bytes < limits::LARGE_PATCH_BYTES {
         return work();
     }
-    let _turn = LARGE.acquire().await.map_err(Status::internal)?;
+    let turn = LARGE.acquire().await.map_err(Status::internal)?;
+    // The work goes on when whoever asked for it has gone: it keeps its turn.
+    let work = move || {
+        let result = work();
+        drop(turn);
+        result
+    };
     tokio::task::spawn_blocking(work).await.map_err(Status::internal)?
 }
 

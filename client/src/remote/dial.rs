@@ -40,6 +40,8 @@ pub(super) enum DialError {
     Protocol(Endpoint),
     #[error("HTTP/2 handshake with {0}")]
     Handshake(Endpoint, #[source] hyper::Error),
+    #[error("{0} was not reached within {1:?}")]
+    Unreached(Endpoint, Duration),
     #[error("{0} did not answer within {1:?}")]
     Timeout(Endpoint, Duration),
     #[error("{0} is not a valid server name")]
@@ -126,7 +128,7 @@ async fn connect(
     let name = ServerName::try_from(name).map_err(|_| DialError::Name(endpoint.clone()))?;
     // Patience is for servers that are slow; one that TCP does not reach is not there.
     let stream = clock::timeout(limits::DIAL_TIMEOUT, TcpStream::connect((endpoint.host(), endpoint.port()))).await;
-    let stream = stream.map_err(|_| DialError::Timeout(endpoint.clone(), limits::DIAL_TIMEOUT))?;
+    let stream = stream.map_err(|_| DialError::Unreached(endpoint.clone(), limits::DIAL_TIMEOUT))?;
     let stream = stream.map_err(|source| DialError::Tcp(endpoint.clone(), source))?;
     stream.set_nodelay(true).map_err(|source| DialError::Tcp(endpoint.clone(), source))?;
     clock::timeout(patience.dial(), shake_hands(&endpoint, tls, name, stream))

@@ -11,6 +11,7 @@ use pintle_base::{clock, rng, task};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::dial::{Dialed, Protocol, dial_any};
+use super::heard::Heard;
 use super::patience::Patience;
 use super::{Endpoint, Live, Options, State, Wish};
 use crate::limits;
@@ -32,6 +33,11 @@ struct End {
     why: String,
     /// The server answered no ping in time.
     silence: bool,
+}
+
+/// From when on silence counts.
+fn judged(heard: &Heard, since: clock::Instant) -> clock::Instant {
+    heard.last().max(since)
 }
 
 impl End {
@@ -82,19 +88,25 @@ impl Driver {
         let id = self.next_id;
         self.next_id += 1;
         let (abandon, abandoned) = oneshot::channel();
-        let mut ended = self.spawn_protocol(protocol, abandoned);
+        let mut ended = self.spawn_protocol(protocol, heard.clone(), abandoned);
         tracing::info!(%endpoint, "connected to server");
         let live = Live { id, endpoint: endpoint.clone(), sender };
         self.state.send_modify(|state| state.live = Some(live));
         self.current.send_replace(Some(endpoint.clone()));
-        let mut proven = clock::now() + limits::PATIENCE_PROVEN;
+        let (mut proven, mut since) = (clock::now() + limits::PATIENCE_PROVEN, clock::now());
         let End { why, silence } = loop {
             let patience = limits::KEEP_ALIVE_INTERVAL + self.patience.ping();
             tokio::select! {
                 biased;
                 end = &mut ended => break end.unwrap_or_else(|_| End::left("closed")),
-                () = clock::sleep_until(heard.last() + patience) => if heard.last().elapsed() >= patience {
-                    break End { why: format!("silent for {patience:?}"), silence: true };
+                () = clock::sleep_until(judged(&heard, since) + patience) => {
+                    let due = judged(&heard, since) + patience;
+                    if due.elapsed() > limits::OVERSLEPT {
+                        // It was this process that did not run; what came meanwhile has still to be read.
+                        since = clock::now();
+                    } else if due <= clock::now() {
+                        break End { why: format!("silent for {patience:?}"), silence: true };
+                    }
                 },
                 () = clock::sleep_until(proven) => {
                     self.patience.proven();
@@ -121,7 +133,12 @@ impl Driver {
     }
 
     /// Runs the connection's protocol in a task of its own; the receiver tells why it ended.
-    fn spawn_protocol(&self, protocol: Protocol, abandoned: oneshot::Receiver<()>) -> oneshot::Receiver<End> {
+    fn spawn_protocol(
+        &self,
+        protocol: Protocol,
+        heard: Heard,
+        abandoned: oneshot::Receiver<()>,
+    ) -> oneshot::Receiver<End> {
         let (end, ended) = oneshot::channel();
         self.group.spawn_until_stopped("connection-protocol", async move {
             let mut protocol = protocol;
@@ -129,7 +146,7 @@ impl Driver {
                 result = &mut protocol => result,
                 _ = abandoned => match clock::timeout(limits::DRAIN, protocol).await {
                     Ok(result) => result,
-                    Err(_) => return,
+                    Err(_) => return heard.cut(), // streams that are open still would keep it for ever
                 },
             };
             let _ = end.send(match result {

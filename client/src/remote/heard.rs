@@ -39,14 +39,13 @@ impl Heard {
         self.began + Duration::from_millis(self.inner.millis.load(Ordering::Relaxed))
     }
 
-    /// Nothing is read from the stream any more; who waits for it hears of a timeout.
+    /// Nothing is read from the stream or written to it any more; who waits for it hears of a timeout.
     pub fn cut(&self) {
         self.inner.cut.store(true, Ordering::Release);
         self.inner.reader.wake();
     }
 
-    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
-        self.inner.reader.register(cx.waker());
+    fn check(&self) -> io::Result<()> {
         match self.inner.cut.load(Ordering::Acquire) {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
@@ -66,7 +65,8 @@ pub(super) struct Listening<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.heard.check(cx)?;
+        self.heard.inner.reader.register(cx.waker());
+        self.heard.check()?;
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if buf.filled().len() > before {
@@ -78,10 +78,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Listening<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.heard.check()?;
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.heard.check()?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -94,6 +96,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Listening<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.heard.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
     }
 

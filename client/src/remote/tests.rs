@@ -157,7 +157,7 @@ async fn requests_move_to_the_other_server_when_one_falls_silent() {
     let lost = ask(&connection).await;
     assert!(lost.is_err(), "who waits for a silent server is told that it is lost: {lost:?}");
     assert_eq!(ask_again(&connection).await, format!("{left} /where -"));
-    assert!(frozen.elapsed() < Duration::from_secs(3), "{:?}", frozen.elapsed());
+    assert!(frozen.elapsed() < Duration::from_secs(5), "{:?}", frozen.elapsed());
     group.stop(DEADLINE).await.expect("client stops");
 }
 

@@ -60,18 +60,17 @@ impl Controller for CertificateRequests {
     async fn reconcile(&self, key: &Key, lead: &Lead) -> Result<Outcome, ReconcileError> {
         let Some(request) = self.requests.get(key) else { return Ok(Outcome::Done) };
         let stored: Api<CertificateSigningRequest> = Api::all(lead.client.clone());
+        let (lifetime, since) = plan::lifetime(&request);
+        let age = since.map_or(Duration::ZERO, |since| {
+            let now = jiff::Timestamp::try_from(clock::wall()).unwrap_or(since);
+            Duration::try_from(now.duration_since(since)).unwrap_or_default()
+        });
+        if age >= lifetime {
+            let deleted = delete_same(&stored, &request.metadata, DeleteParams::default()).await;
+            return deleted.map(|_| Outcome::Done).map_err(api("delete an old certificate request"));
+        }
         let result = match plan::next(&request) {
-            plan::Next::Wait => {
-                let (lifetime, since) = plan::lifetime(&request);
-                let age = since.map_or(Duration::ZERO, |since| {
-                    let now = jiff::Timestamp::try_from(clock::wall()).unwrap_or(since);
-                    Duration::try_from(now.duration_since(since)).unwrap_or_default()
-                });
-                if age < lifetime {
-                    return Ok(Outcome::After(lifetime - age));
-                }
-                delete_same(&stored, &request.metadata, DeleteParams::default()).await.map(drop)
-            }
+            plan::Next::Wait => return Ok(Outcome::After(lifetime - age)),
             plan::Next::Approve => {
                 let mut approved = (*request).clone();
                 approved.status.get_or_insert_default().conditions.get_or_insert_default().push(condition());

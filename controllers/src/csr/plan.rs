@@ -34,14 +34,20 @@ pub enum Next {
 /// How long a request is kept, counted from when it came to be what it is: as upstream, an hour once it was answered, a day
 /// while nobody answers it. Whoever may ask could otherwise fill the store.
 pub fn lifetime(request: &CertificateSigningRequest) -> (Duration, Option<Timestamp>) {
-    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let answered = conditions.filter_map(|condition| Some(condition.last_update_time.as_ref()?.0)).max();
     let created = request.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let is_answered = request
+    let issued = request.status.as_ref().is_some_and(|status| status.certificate.is_some());
+    // Approval alone is no answer: whoever signs may still be at it.
+    let answers = request
         .status
-        .as_ref()
-        .is_some_and(|status| status.conditions.iter().flatten().next().is_some() || status.certificate.is_some());
-    if is_answered { (KEEP_ANSWERED, answered.or(created)) } else { (KEEP_PENDING, created) }
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten())
+        .filter(|condition| issued || condition.type_ != "Approved");
+    let at = answers.clone().filter_map(|condition| Some(condition.last_update_time.as_ref()?.0)).max();
+    match (issued || answers.count() > 0, at) {
+        (true, Some(at)) => (KEEP_ANSWERED, Some(at)),
+        // Nobody wrote down when: a day from the beginning is late enough for whoever fetches the answer.
+        (true, None) | (false, _) => (KEEP_PENDING, created),
+    }
 }
 
 pub fn next(request: &CertificateSigningRequest) -> Next {
