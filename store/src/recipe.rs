@@ -87,7 +87,6 @@ pub(crate) struct Claim {
     pub created: i64,
     /// What the key held when it was found instead of written.
     found: Option<Bytes>,
-    header: Option<ResponseHeader>,
 }
 
 impl Claim {
@@ -106,7 +105,7 @@ impl Claim {
         let found = if answer.succeeded { None } else { first_kv(&answer) };
         let created = found.as_ref().map_or_else(|| revision(answer.header), |kv| kv.create_revision);
         let found = found.map(|kv| kv.value);
-        Ok(Self { session, prefix, key, created, found, header: answer.header })
+        Ok(Self { session, prefix, key, created, found })
     }
 
     pub fn lease(&self) -> i64 {
@@ -119,22 +118,21 @@ impl Claim {
 
     /// Waits until no key is older, and sees that this one is still there. The header is that of the last read.
     pub async fn win(&self) -> Result<Option<ResponseHeader>, RecipeError> {
-        let waited = tokio::select! {
-            waited = self.wait_for_turn() => waited?,
+        let header = tokio::select! {
+            header = self.wait_for_turn() => header?,
             () = self.session.keep() => return Err(RecipeError::SessionExpired),
         };
-        let Some(header) = waited else { return Ok(self.header) };
+        // Also if nothing was waited for: the key may have gone between being written and being found the oldest.
         let own = RangeRequest { key: self.key.clone(), ..RangeRequest::default() };
         match self.store().range(own).await?.kvs.first() {
-            Some(kv) if kv.create_revision == self.created => Ok(Some(header)),
+            Some(kv) if kv.create_revision == self.created => Ok(header),
             _ => Err(RecipeError::SessionExpired),
         }
     }
 
     /// Waits for the end of one older key after the other, youngest first, so that each contender watches one key and the end
-    /// of a key wakes one contender. `None` if there was none.
+    /// of a key wakes one contender.
     async fn wait_for_turn(&self) -> Result<Option<ResponseHeader>, RecipeError> {
-        let mut last = None;
         loop {
             let older = RangeRequest {
                 limit: 1,
@@ -146,10 +144,9 @@ impl Claim {
             };
             let answer = self.store().range(older).await?;
             let Some(before) = answer.kvs.first() else {
-                return Ok(last.map(|()| answer.header.unwrap_or_default()));
+                return Ok(answer.header);
             };
             wait_until_deleted(self.store(), before.key.clone(), revision(answer.header)).await?;
-            last = Some(());
         }
     }
 

@@ -13,6 +13,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use super::front::served;
+use crate::recipe::{Claim, RecipeError};
 use crate::store::Store;
 
 async fn lease(store: &Store) -> i64 {
@@ -85,6 +86,16 @@ async fn who_lost_its_lease_while_it_waited_does_not_get_the_lock() {
     let refused = clock::timeout(Duration::from_secs(40), waits).await.expect("in time").unwrap().unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::Unknown, "mutex: session is expired"));
     assert_eq!(keys(store).await, Vec::<Bytes>::new());
+}
+
+/// Nobody was before it, and still it may not be told that it has the lock.
+#[tokio::test]
+async fn a_contender_whose_key_went_before_its_turn_was_looked_at_has_nothing() {
+    let (local, _channel) = served().await;
+    let lost = lease(&local.store).await;
+    let claim = Claim::enter(&local.store, b"jobs", lost, Bytes::new()).await.unwrap();
+    local.store.lease_revoke(lost).await.unwrap();
+    assert!(matches!(claim.win().await, Err(RecipeError::SessionExpired)));
 }
 
 #[tokio::test]
