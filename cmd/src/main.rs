@@ -10,6 +10,7 @@ mod exit;
 mod https;
 mod images;
 mod kubeconfig;
+mod member;
 mod pki;
 mod server;
 mod signals;
@@ -72,7 +73,7 @@ enum Command {
     /// Images of the workers of a local cluster
     #[command(subcommand)]
     Images(images::ImagesCommand),
-    /// Measure a running cluster: pods at scale, start of a pod, cost when idle
+    /// Measure: pods at scale, start of a pod, cost when idle, and the store against an etcd
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     /// Print a completion script for a shell

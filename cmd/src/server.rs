@@ -1,15 +1,12 @@
 //! `pintle server`: one master. Reads as the wiring in data-flow order (D1): listeners, store, raft, API server,
 //! controllers and scheduler, wait for the end, then the reverse.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use pintle_api::tokens::jwt::Keys;
 use pintle_apiserver::authz::SERVERS;
 use pintle_apiserver::types::{MASTERS, PeerServer, ServiceAccountConfig};
@@ -25,11 +22,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::member;
 use crate::pki::{self, Authority, Leaf, Subject};
 
-/// Requests in flight get this long to end when the server stops; the whole stop takes at most about twice that.
-const DRAIN: Duration = Duration::from_secs(4);
-const HAND_OVER: Duration = Duration::from_secs(2);
 /// Prefix length of each node's block of the pod network.
 const NODE_BLOCK: u8 = 24;
 
@@ -160,9 +155,10 @@ struct Identity {
 pub async fn run(args: ServerArgs) -> Result<()> {
     let config = ServerConfig::load(&args)?;
     let me = config.myself()?.clone();
-    let _in_use = claim(&config.data_dir)?;
+    let _in_use = member::claim(&config.data_dir)?;
     let identity = identify(&config, &me)?;
-    let (api_listener, client_listener) = (listen(config.listen_api).await?, listen(config.listen_client).await?);
+    let (api_listener, client_listener) =
+        (member::listen(config.listen_api).await?, member::listen(config.listen_client).await?);
 
     let server = Group::new("server");
     crate::signals::stop_on_signal(&server)?;
@@ -180,15 +176,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
         "server runs"
     );
 
-    let failure = tokio::select! {
-        () = server.stopping() => server.panicked(),
-        reason = handle.stopped() => Some(reason.to_string()),
-    };
-    if let Some(reason) = failure {
-        // What is in memory cannot be trusted: no orderly end, the next start reads what is on disk.
-        bail!("server ends: {reason}");
-    }
-    stop(&handle, &server, &consensus, front).await
+    member::run_to_end(&handle, &server, &consensus, vec![front]).await
 }
 
 fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
@@ -216,30 +204,6 @@ fn service_address(config: &ServerConfig, offset: u32) -> Result<IpAddr> {
     let parse = || Some(u32::from(config.service_cidr.split_once('/')?.0.parse::<Ipv4Addr>().ok()?));
     let base = parse().with_context(|| format!("service-cidr {:?} is no IPv4 network", config.service_cidr))?;
     Ok(IpAddr::V4(Ipv4Addr::from(base.saturating_add(offset))))
-}
-
-/// Holds the data directory until the process ends, so that no second server writes to it.
-pub fn claim(directory: &Path) -> Result<Flock<File>> {
-    pki::private_directory(directory)?;
-    let path = directory.join("lock");
-    let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        Errno::EWOULDBLOCK => anyhow::anyhow!(
-            "data directory {} is in use by another server; `fuser {}` shows which",
-            directory.display(),
-            path.display()
-        ),
-        error => anyhow::Error::new(error).context(format!("lock {}", path.display())),
-    })
-}
-
-pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| taken(address))
-}
-
-/// What to do about an address that cannot be listened on.
-pub fn taken(address: SocketAddr) -> String {
-    format!("listen on {address}: is another server running? `ss -ltnp` shows who has the port")
 }
 
 async fn start_store(
@@ -276,12 +240,7 @@ async fn start_store(
     options.heartbeat = Duration::from_millis(config.heartbeat_ms);
     options.election_min = Duration::from_millis(config.election_min_ms);
     options.election_max = Duration::from_millis(config.election_max_ms);
-    let handle = match raft::start(options, machine, group).await {
-        Ok(handle) => handle,
-        Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
-        Err(error) => return Err(error).context("start raft"),
-    };
-    store.attach(handle.clone(), group);
+    let handle = member::start(&store, machine, options, group).await?;
     Ok((store, handle))
 }
 
@@ -302,12 +261,7 @@ fn start_etcd_front(
         config: identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?,
         admit: Arc::new(may_use_the_store),
     };
-    let (router, stop) = (etcd::router(store), group.token());
-    Ok(tokio::spawn(async move {
-        if let Err(error) = etcd::serve(router, listener, Some(tls), stop).await {
-            tracing::error!(error = %pintle_base::error::Chain(&error), "the etcd port is lost");
-        }
-    }))
+    Ok(member::serve_clients(store, listener, Some(tls), group))
 }
 
 fn start_api(
@@ -409,28 +363,4 @@ fn leadership(store: &Store, group: &Group) -> watch::Receiver<Leadership> {
         }
     });
     receiver
-}
-
-/// Hands over, drains, and makes everything durable.
-async fn stop(
-    handle: &raft::Handle,
-    server: &Group,
-    consensus: &Group,
-    front: tokio::task::JoinHandle<()>,
-) -> Result<()> {
-    if handle.status().role == raft::Role::Leader
-        && tokio::time::timeout(HAND_OVER, handle.transfer_leader(None)).await.is_err()
-    {
-        tracing::warn!("leadership was not handed over in time");
-    }
-    if let Err(error) = server.stop(DRAIN).await {
-        tracing::warn!(%error, "some requests were cut off");
-    }
-    if tokio::time::timeout(DRAIN, front).await.is_err() {
-        tracing::warn!("some etcd clients were cut off");
-    }
-    handle.shutdown().await;
-    consensus.stop(DRAIN).await.context("stop consensus")?;
-    tracing::info!("server stopped");
-    Ok(())
 }

@@ -13,7 +13,7 @@ pub const BATCH_COMMANDS: usize = 1024;
 pub const BATCH_BYTES: usize = 1 << 20;
 
 /// Entries a member has proposed and not yet heard of. More does not raise throughput, it only makes batches smaller.
-pub const ENTRIES_IN_FLIGHT: usize = 2;
+pub const ENTRIES_IN_FLIGHT: usize = 4;
 
 /// Entries one follower may have in flight at the leader: its own bound, with room for its retries.
 pub const FORWARDED_IN_FLIGHT: usize = 64;

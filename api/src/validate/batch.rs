@@ -31,6 +31,41 @@ pub(super) fn job(object: &Value, errors: &mut Errors) {
     }
 }
 
+/// A job without a selector of its own must select by its uid, and its pods carry its uid and name: labels of another job would
+/// have the two count each other's pods.
+pub(super) fn own_pods(object: &Value, errors: &mut Errors) {
+    if tree::flag(object, "/spec/manualSelector") {
+        return;
+    }
+    let path = spec().child("template").child("metadata").child("labels");
+    let labels = tree::at(object, "/spec/template/metadata/labels").unwrap_or(&EMPTY);
+    let (uid, name) = (Meta::of(object).uid(), Meta::of(object).name());
+    let mut expected = serde_json::Map::new();
+    for (prefix, key, want) in [
+        ("batch.kubernetes.io/", "controller-uid", uid),
+        ("", "controller-uid", uid),
+        ("batch.kubernetes.io/", "job-name", name),
+        ("", "job-name", name),
+    ] {
+        let key = format!("{prefix}{key}");
+        match labels.get(&key).and_then(Value::as_str) {
+            None => errors.push(FieldError::required(&path.key(&key), format!("must be '{want}'"))),
+            Some(found) if found != want => {
+                errors.push(FieldError::invalid(&path.key(&key), labels.clone(), format!("must be '{want}'")));
+            }
+            Some(_) => {}
+        }
+        expected.insert(key, want.into());
+    }
+    let selector = tree::at(object, "/spec/selector");
+    let own = Value::from_iter([("metadata", Value::from_iter([("labels", Value::Object(expected))]))]);
+    if let (Some(selector), Ok(wanted)) = (selector, Labels::from_selector(selector))
+        && !wanted.matches(&own)
+    {
+        errors.push(FieldError::invalid(&spec().child("selector"), selector.clone(), "`selector` not auto-generated"));
+    }
+}
+
 fn job_spec(errors: &mut Errors, spec: &Value, path: &Path) {
     let counts = [
         "parallelism",

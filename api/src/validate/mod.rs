@@ -137,6 +137,9 @@ pub fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     if (kind.group, kind.kind) == ("", "Pod") {
         pod::create_only(object, &mut errors);
     }
+    if (kind.group, kind.kind) == ("batch", "Job") {
+        batch::own_pods(object, &mut errors);
+    }
     rules_of(kind, object, &mut errors);
     errors.0
 }

@@ -166,17 +166,15 @@ async fn a_server_that_restarts_is_met_although_a_slow_one_is_waited_for() {
     let authority = Authority::new();
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let server = Server::start("a", &authority).await;
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let restarting = free.local_addr().expect("address");
-    drop(free); // refuses
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let restarting = listener.local_addr().expect("address");
     let group = task::Group::new("restart");
     let target = server.address;
     group.spawn_until_stopped("restart", async move {
-        clock::sleep(Duration::from_millis(800)).await;
-        let listener = TcpListener::bind(restarting).await.expect("bind");
+        drop(listener.accept().await.expect("a first try")); // it is not up yet
         while let Ok((mut client, _)) = listener.accept().await {
             let mut server = TcpStream::connect(target).await.expect("connect");
-            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            drop(tokio::io::copy_bidirectional(&mut client, &mut server).await); // it ends with the test
         }
     });
     let mut patience = Patience::FIRST;

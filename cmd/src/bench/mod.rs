@@ -1,4 +1,5 @@
-//! `pintle bench`: figures of a running cluster, as its users would feel them. Makes a namespace, removes it again.
+//! `pintle bench`: figures of a running cluster, as its users would feel them, and of the store beside an etcd. What is made
+//! is removed again.
 //!
 //! Always holds: what is measured is what a client sees over TLS at the cluster's one address; figures of a run are
 //! printed together with what they were measured on and, with `--json`, written to a file.

@@ -17,7 +17,7 @@ pub struct Usage {
 }
 
 /// Clock ticks per second, fixed by the kernel's interface on every Linux that we run on.
-const TICKS: f64 = 100.0;
+pub const TICKS: f64 = 100.0;
 
 /// Servers first, then agents; processes that do not run are left out.
 pub fn read(target: &Target) -> Vec<Usage> {
@@ -27,11 +27,15 @@ pub fn read(target: &Target) -> Vec<Usage> {
 }
 
 fn of(process: &Process) -> Option<Usage> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid()?)).ok()?;
+    Some(Usage { name: process.name.clone(), memory_bytes: process.memory()?, ticks: ticks(process.pid()?)? })
+}
+
+/// User and system time of a process since its start, in clock ticks.
+pub fn ticks(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command name may contain anything, so count from its closing parenthesis.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-    Some(Usage { name: process.name.clone(), memory_bytes: process.memory()?, ticks })
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
 /// One line per process: memory, and CPU since `before` over `seconds`.

@@ -133,9 +133,7 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-        line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+        memory(self.pid()?)
     }
 
     /// The last lines of the log, for an error message.
@@ -149,6 +147,13 @@ impl Process {
     pub fn log(&self) -> &Path {
         &self.log
     }
+}
+
+/// Resident memory of a process in bytes.
+pub fn memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// Start time of a live process in clock ticks since boot; none if there is no such process or only its zombie.

@@ -9,16 +9,10 @@ use pintle_base::task::Group;
 use pintle_raft as raft;
 use pintle_store::{Store, StoreOptions, etcd};
 use rustls::server::WebPkiClientVerifier;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::config::{Config, Files, Url};
-use crate::pki;
-use crate::server::{claim, listen, taken};
-
-/// Requests in flight get this long to end.
-const DRAIN: Duration = Duration::from_secs(4);
-const HAND_OVER: Duration = Duration::from_secs(2);
+use crate::{member, pki};
 
 /// Leases live at least so long that an election cannot end one before it could be renewed: three halves of its time, in
 /// whole seconds.
@@ -29,29 +23,21 @@ fn shortest_lease(election: Duration) -> i64 {
 
 pub async fn run(config: Config) -> Result<()> {
     let me = config.myself()?.clone();
-    let _in_use = claim(&config.data_dir)?;
+    let _in_use = member::claim(&config.data_dir)?;
     warn_of_plain_text(&config);
     let mut listeners = Vec::new();
     for url in &config.listen_clients {
-        listeners.push((listen(url.address()?).await?, client_tls(url, &config.client_tls)?));
+        listeners.push((member::listen(url.address()?).await?, client_tls(url, &config.client_tls)?));
     }
     let server = Group::new("store");
     crate::signals::stop_on_signal(&server)?;
     let consensus = Group::new("consensus");
     let (store, handle) = start(&config, me.id, &consensus).await?;
     let fronts: Vec<JoinHandle<()>> =
-        listeners.into_iter().map(|(listener, tls)| front(&store, listener, tls, &server)).collect();
+        listeners.into_iter().map(|(listener, tls)| member::serve_clients(&store, listener, tls, &server)).collect();
     announce(&config, &store, &server);
 
-    let failure = tokio::select! {
-        () = server.stopping() => server.panicked(),
-        reason = handle.stopped() => Some(reason.to_string()),
-    };
-    if let Some(reason) = failure {
-        // What is in memory cannot be trusted: no orderly end, the next start reads what is on disk.
-        bail!("the store ends: {reason}");
-    }
-    stop(&handle, &server, &consensus, fronts).await
+    member::run_to_end(&handle, &server, &consensus, fronts).await
 }
 
 async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::Handle)> {
@@ -88,22 +74,8 @@ async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::
     options.election_max = config.election * 2;
     options.snapshot_entries = config.snapshot_entries;
     options.entries_kept = config.entries_kept;
-    let handle = match raft::start(options, machine, group).await {
-        Ok(handle) => handle,
-        Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
-        Err(error) => return Err(error).context("start raft"),
-    };
-    store.attach(handle.clone(), group);
+    let handle = member::start(&store, machine, options, group).await?;
     Ok((store, handle))
-}
-
-fn front(store: &Store, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
-    let (router, stop) = (etcd::router(store), group.token());
-    tokio::spawn(async move {
-        if let Err(error) = etcd::serve(router, listener, tls, stop).await {
-            tracing::error!(error = %pintle_base::error::Chain(&error), "a client port is lost");
-        }
-    })
 }
 
 /// Says that clients are served once there is a leader: what scripts and test frameworks wait for.
@@ -187,29 +159,6 @@ fn server_config(files: &Files) -> Result<Arc<rustls::ServerConfig>> {
         None => builder.with_no_client_auth().with_single_cert(certificate, key),
     };
     Ok(Arc::new(config.context("use the certificate")?))
-}
-
-/// Hands over, drains, and makes everything durable.
-async fn stop(handle: &raft::Handle, server: &Group, consensus: &Group, fronts: Vec<JoinHandle<()>>) -> Result<()> {
-    let others = handle.status().peers.iter().filter(|peer| peer.voter).count() > 1;
-    if others
-        && handle.status().role == raft::Role::Leader
-        && tokio::time::timeout(HAND_OVER, handle.transfer_leader(None)).await.is_err()
-    {
-        tracing::warn!("leadership was not handed over in time");
-    }
-    if let Err(error) = server.stop(DRAIN).await {
-        tracing::warn!(%error, "some requests were cut off");
-    }
-    for front in fronts {
-        if tokio::time::timeout(DRAIN, front).await.is_err() {
-            tracing::warn!("some clients were cut off");
-        }
-    }
-    handle.shutdown().await;
-    consensus.stop(DRAIN).await.context("stop consensus")?;
-    tracing::info!("the store stopped");
-    Ok(())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ fn good(kind: &Kind) -> Value {
         "Job" => {
             let mut object = json!({"spec": {"selector": selector, "template": template}});
             object["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+            object["spec"]["manualSelector"] = json!(true);
             object
         }
         "CronJob" => {
@@ -557,5 +558,23 @@ fn junk_anywhere_breaks_nothing() {
                 let _ = patch::strategic(base.clone(), &object, kind.schema());
             }
         }
+    }
+}
+
+#[test]
+fn a_job_is_told_apart_from_every_other() {
+    let kind = kinds::by_resource("batch", "v1", "jobs").expect("a kind");
+    let of = |labels: Value, selector: Value| {
+        let template = json!({"metadata": {"labels": labels}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+        let mut job = json!({"metadata": {"name": "j", "namespace": "n", "uid": "u1"}, "spec": {"selector": selector, "template": template}});
+        crate::defaults::apply(kind, &mut job);
+        crate::strategy::select_own_pods(&mut job);
+        job
+    };
+    assert_eq!(create(kind, &of(json!({"app": "x"}), Value::Null)), []);
+    let (old, key) = (json!({"controller-uid": "u0"}), json!({"matchLabels": {"controller-uid": "u0"}}));
+    for refused in [of(old.clone(), Value::Null), of(old, key), of(json!({"job-name": "other"}), Value::Null)] {
+        let texts: Vec<String> = create(kind, &refused).iter().map(|error| format!("{error:?}")).collect();
+        assert!(texts.iter().any(|text| text.contains("must be '")), "{texts:?}");
     }
 }

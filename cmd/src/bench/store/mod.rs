@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::load::{Data, Workload};
 use self::systems::{Cluster, System};
 use super::write_json;
+use crate::exit::{self, Exit};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -76,6 +77,10 @@ struct Figures {
 }
 
 pub async fn run(args: Args) -> Result<()> {
+    let counts = args.members.iter().chain(&args.clients).chain([&args.runs]);
+    if args.keys == 0 || counts.copied().min() == Some(0) {
+        return Err(exit::with(Exit::Usage, "members, clients, runs and keys are at least one each".to_owned()));
+    }
     let systems = [System::pintle()?, System::etcd(&args.against)];
     let versions = [systems[0].version()?, systems[1].version()?];
     println!("{}  against  {}", env!("CARGO_PKG_VERSION"), versions[1]);

@@ -14,10 +14,11 @@ use pintle_proto::etcdserverpb::PutRequest;
 use pintle_proto::etcdserverpb::kv_client::KvClient;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::bench::usage;
+use crate::cluster::process;
+
 /// How long a cluster may take until it takes writes.
 const READY: Duration = Duration::from_secs(30);
-/// Ticks of a process's CPU time per second.
-const TICKS: f64 = 100.0;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct System {
@@ -138,8 +139,11 @@ impl Cluster {
     pub fn usage(&self) -> Usage {
         let mut sum = Usage { disk_bytes: size(&self.dir), ..Usage::default() };
         for child in &self.children {
-            sum.cpu_seconds += cpu(child.id()).unwrap_or_default();
-            sum.memory_bytes += memory(child.id()).unwrap_or_default();
+            let Ok(pid) = i32::try_from(child.id()) else { continue };
+            #[allow(clippy::cast_precision_loss)] // ticks of a benchmark's minutes are far below 2^52
+            let seconds = usage::ticks(pid).unwrap_or_default() as f64 / usage::TICKS;
+            sum.cpu_seconds += seconds;
+            sum.memory_bytes += process::memory(pid).unwrap_or_default();
         }
         sum
     }
@@ -163,20 +167,6 @@ async fn takes_a_write(endpoint: &str) -> Result<()> {
     let request = PutRequest { key: "ready".into(), ..PutRequest::default() };
     clock::timeout(Duration::from_secs(2), KvClient::new(channel).put(request)).await??;
     Ok(())
-}
-
-fn cpu(pid: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may contain anything, so count from its closing parenthesis.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = fields.get(11)?.parse::<u32>().ok()? + fields.get(12)?.parse::<u32>().ok()?;
-    Some(f64::from(ticks) / TICKS)
-}
-
-fn memory(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
 /// Bytes that files below `dir` take.

@@ -16,7 +16,7 @@ use axum::extract::ws::{Message as Frame, WebSocket, WebSocketUpgrade};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, Stream, StreamExt, stream};
 use prost::Message;
 use prost_reflect::{
@@ -188,8 +188,13 @@ async fn over_websocket(call: Call, headers: HeaderMap, socket: WebSocket) {
 
 /// The JSON objects of a body, each as soon as it has come whole.
 fn objects(body: Body) -> impl Stream<Item = Result<Value, Status>> + Send {
-    let parts =
-        Parts { body: body.into_data_stream().boxed(), buffer: Vec::new(), incomplete: 0, over: false, failed: false };
+    let parts = Parts {
+        body: body.into_data_stream().boxed(),
+        buffer: BytesMut::new(),
+        scan: Scan::default(),
+        over: false,
+        failed: false,
+    };
     stream::unfold(parts, |mut parts| async move {
         if parts.failed {
             return None;
@@ -202,23 +207,56 @@ fn objects(body: Body) -> impl Stream<Item = Result<Value, Status>> + Send {
 
 struct Parts {
     body: stream::BoxStream<'static, Result<Bytes, axum::Error>>,
-    buffer: Vec<u8>,
-    /// How much there was when an object was found to be incomplete: it is looked at again once there is twice as much, so that
-    /// an object in many small parts costs no more than one in a few.
-    incomplete: usize,
+    buffer: BytesMut,
+    scan: Scan,
     /// Nothing more comes from the body.
     over: bool,
     failed: bool,
 }
 
+/// Where in an object the bytes looked at so far end: each byte is looked at once, in however small parts it comes.
+#[derive(Default)]
+struct Scan {
+    at: usize,
+    depth: usize,
+    string: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Goes on over `buffer`; the length of the first value if it is whole, or certainly is no object.
+    fn end(&mut self, buffer: &[u8]) -> Option<usize> {
+        while let Some(byte) = buffer.get(self.at) {
+            self.at += 1;
+            match (self.string, byte) {
+                (true, _) if self.escaped => self.escaped = false,
+                (true, b'\\') => self.escaped = true,
+                (true, b'"') => self.string = false,
+                (true, _) => (),
+                (false, b'{' | b'[') => self.depth += 1,
+                (false, b'}' | b']') if self.depth > 1 => self.depth -= 1,
+                (false, b'"') if self.depth > 0 => self.string = true,
+                (false, _) if self.depth > 0 && !matches!(byte, b'}' | b']') => (),
+                (false, byte) if byte.is_ascii_whitespace() => (),
+                (false, _) => return Some(self.at),
+            }
+        }
+        None
+    }
+}
+
 impl Parts {
     async fn next(&mut self) -> Option<Result<Value, Status>> {
         loop {
-            match self.take() {
-                Ok(Some(object)) => return Some(Ok(object)),
-                Err(error) => return Some(Err(invalid(&error))),
-                Ok(None) if self.over => return None,
-                Ok(None) => (),
+            if let Some(end) = self.scan.end(&self.buffer) {
+                self.scan = Scan::default();
+                let object = self.buffer.split_to(end);
+                return Some(serde_json::from_slice(&object).map_err(|error| invalid(&error)));
+            }
+            if self.over {
+                // What is left is white space, or an object without its end.
+                let rest = serde_json::from_slice::<Value>(&self.buffer);
+                return rest.err().filter(|_| !self.buffer.trim_ascii().is_empty()).map(|error| Err(invalid(&error)));
             }
             match self.body.next().await {
                 Some(Ok(data)) if self.buffer.len() + data.len() > limits::GATEWAY_BYTES => {
@@ -228,29 +266,6 @@ impl Parts {
                 Some(Err(error)) => return Some(Err(Status::invalid_argument(error.to_string()))),
                 None => self.over = true,
             }
-        }
-    }
-
-    /// The first object of the buffer, if it is there whole.
-    fn take(&mut self) -> Result<Option<Value>, serde_json::Error> {
-        let closed = self.buffer.trim_ascii_end().ends_with(b"}");
-        if !self.over && !closed && self.buffer.len() < 2 * self.incomplete {
-            return Ok(None);
-        }
-        let mut values = serde_json::Deserializer::from_slice(&self.buffer).into_iter::<Value>();
-        match values.next() {
-            Some(Ok(value)) => {
-                let taken = values.byte_offset();
-                self.buffer.drain(..taken);
-                self.incomplete = 0;
-                Ok(Some(value))
-            }
-            Some(Err(error)) if error.is_eof() && !self.over => {
-                self.incomplete = self.buffer.len();
-                Ok(None)
-            }
-            Some(Err(error)) => Err(error),
-            None => Ok(None),
         }
     }
 }
@@ -331,6 +346,12 @@ mod tests {
         assert_eq!(read(&["{\"a\"", ":1}{}", "\n{"][..]).await, [Ok(json!({"a": 1})), Ok(json!({})), Err(())]);
         assert_eq!(read(&[][..]).await, []);
         assert_eq!(read(&["x", "{}"][..]).await, [Err(())]);
+        assert_eq!(read(&["}"][..]).await, [Err(())]);
+        let quoted = json!({"a": ["}", "\\\"{", {}]});
+        assert_eq!(
+            read(&["{\"a\":[\"", "}\",\"\\", "\\\\\"{\", {}]", "} {\"b\":1} "][..]).await,
+            [Ok(quoted), Ok(json!({"b": 1}))]
+        );
         assert_eq!(read(&["{}{\"a\""][..]).await, [Ok(json!({})), Err(())], "cut off in the middle");
     }
 }
