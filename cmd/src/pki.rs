@@ -205,6 +205,13 @@ pub fn organizations(certificate: &CertificateDer<'_>) -> Vec<String> {
     parsed.subject().iter_organization().filter_map(|name| name.as_str().ok()).map(str::to_owned).collect()
 }
 
+/// The common name of the subject, if it has one.
+pub fn common_name(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 pub fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(pem.as_bytes()).context("parse private key PEM")
 }

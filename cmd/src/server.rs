@@ -246,9 +246,12 @@ async fn start_store(
 
 /// Whoever reads the store reads every Secret, and whoever writes to it rules: only the cluster's administrators and its
 /// servers do. Nodes have certificates of the same authority, and may not.
-fn may_use_the_store(certificates: &[CertificateDer<'_>]) -> bool {
+fn may_use_the_store(certificates: &[CertificateDer<'_>]) -> etcd::Admission {
     let groups = certificates.first().map(pki::organizations).unwrap_or_default();
-    groups.iter().any(|group| group == MASTERS || group == SERVERS)
+    match groups.iter().any(|group| group == MASTERS || group == SERVERS) {
+        true => etcd::Admission::As(None),
+        false => etcd::Admission::Refused,
+    }
 }
 
 fn start_etcd_front(

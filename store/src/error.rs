@@ -5,8 +5,10 @@
 
 use std::io;
 
-use pintle_proto::store_v1::{Failure, failure::Reason};
+use pintle_proto::store_v1::{AuthFailure, Failure, failure::Reason};
 use tonic::Code;
+
+use crate::auth::AuthError;
 
 /// Why the store refused or could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,9 @@ pub enum StoreError {
     /// The command carried the term of another leadership than the one it was logged in; nothing was written (I9).
     #[error("pintle: write is fenced, the current term is {term}")]
     Fenced { term: u64 },
+    /// Users, roles, or what the caller may do.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     #[error("pintle: malformed command")]
     Malformed,
     #[error("pintle: read state")]
@@ -103,6 +108,7 @@ impl StoreError {
             Self::Overloaded | Self::NoSpace => Code::ResourceExhausted,
             Self::Corrupt => Code::DataLoss,
             Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
+            Self::Auth(error) => error.code(),
             Self::Storage { .. } => Code::Internal,
         }
     }
@@ -130,6 +136,10 @@ impl From<&Failure> for StoreError {
             Reason::LeaseTtlTooLarge => Self::LeaseTtlTooLarge,
             Reason::NoSpace => Self::NoSpace,
             Reason::Corrupt => Self::Corrupt,
+            Reason::Auth => {
+                let failure = i32::try_from(failure.detail).ok().and_then(|number| AuthFailure::try_from(number).ok());
+                Self::Auth(AuthError(failure.unwrap_or_default()))
+            }
             Reason::Unknown => Self::Unknown,
         }
     }

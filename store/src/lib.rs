@@ -10,6 +10,8 @@
 
 mod about;
 mod apply;
+pub mod auth;
+mod calls;
 mod check;
 mod consensus;
 mod engine;

@@ -10,6 +10,16 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 pub const GATEWAY_BYTES: usize = 2 * (REQUEST_BYTES + REQUEST_OVERHEAD_BYTES);
 /// Operations in one branch of a transaction: etcd's default.
 pub const TXN_OPERATIONS: usize = 128;
+/// Password hashes worked out at the same time: each takes a core for tens of milliseconds.
+pub const PASSWORD_HASHES: usize = 2;
+/// Longest password: bcrypt looks at no more.
+pub const PASSWORD_BYTES: usize = 72;
+/// How long a login lives without being used: etcd's default.
+pub const TOKEN_TTL: Duration = Duration::from_secs(300);
+/// Longest token that is looked at: a signed one of the longest user name and key.
+pub const TOKEN_BYTES: usize = 8 << 10;
+/// Logins whose last use a member remembers; beyond it they end with their own time.
+pub const TOKENS: usize = 100_000;
 /// Longest lease in seconds: etcd's ceiling.
 pub const LEASE_TTL_MAX: i64 = 9_000_000_000;
 /// Expiries proposed per round; with [`LEASE_TICK`] this is at most 1,000 a second, so that mass expiry cannot starve writes.

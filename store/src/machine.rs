@@ -61,7 +61,7 @@ impl StoreMachine {
         let generation = self.shared.engine.current();
         let plan = {
             let base = Base { view: generation.view()?, heads: &self.heads };
-            apply::apply(&base, place.term, commands)?
+            apply::apply(&base, self.shared.auth.load_full(), place.term, commands)?
         };
         generation.write(batch(&generation, &plan, place, None)?)?;
         Ok(self.publish(plan))
@@ -72,7 +72,7 @@ impl StoreMachine {
         let generation = self.shared.engine.current();
         let plan = {
             let base = Base { view: generation.view()?, heads: &self.heads };
-            apply::apply(&base, place.term, &[])?
+            apply::apply(&base, self.shared.auth.load_full(), place.term, &[])?
         };
         generation.write(batch(&generation, &plan, place, membership)?)?;
         self.publish(plan);
@@ -141,6 +141,12 @@ fn batch(generation: &Generation, plan: &Plan, place: Place, membership: Option<
     batch.put_cf(meta, STATE_KEY, encode_checked(&state));
     if let Some(membership) = membership {
         batch.put_cf(meta, MEMBERSHIP_KEY, membership);
+    }
+    for (key, row) in &plan.auth_rows {
+        match row {
+            Some(row) => batch.put_cf(meta, key, row),
+            None => batch.delete_cf(meta, key),
+        }
     }
     for member in &plan.published {
         batch.put_cf(meta, [MEMBER_PREFIX, &member.id.to_be_bytes()].concat(), encode_checked(member));

@@ -7,27 +7,27 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures::Stream;
 use parking_lot::Mutex;
 use pintle_base::backoff::Backoff;
-use pintle_base::{clock, rng, task};
+use pintle_base::{clock, task};
 use pintle_proto::etcdserverpb::{
-    AlarmResponse, CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, LeaseGrantRequest,
-    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseStatus,
-    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    ResponseHeader, TxnRequest, TxnResponse,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
 };
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::failure::Reason;
 use pintle_proto::store_v1::reply::Outcome;
-use pintle_proto::store_v1::{Alarm, Command, Failure, LeaseGrant, MemberAttributes, Reply, SetAlarm};
+use pintle_proto::store_v1::{AuthFailure, Caller, Command, Failure, Reply};
 use prost::Message;
 use tokio::sync::{Semaphore, watch};
 
 use crate::about::About;
 use crate::apply::{self, Plan};
-use crate::consensus::{ChangeFailure, Consensus, Member, MemberChange, ProposeFailure, ReadFailure, Standing};
+use crate::auth::{self, Actor, AuthError, AuthState, Grant, Passwords, TokenOptions, Tokens};
+use crate::consensus::{Consensus, ProposeFailure, ReadFailure, Standing};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{OpenError, StoreError, WatchError};
 use crate::lease::LeaseTimes;
@@ -58,6 +58,10 @@ pub struct StoreOptions {
     pub client_urls: Vec<String>,
     /// Scheme of the members' addresses.
     pub scheme: &'static str,
+    /// How logins are kept.
+    pub tokens: TokenOptions,
+    /// bcrypt's cost of password hashes, 4 to 31: the work doubles with each step.
+    pub bcrypt_cost: u32,
 }
 
 impl Default for StoreOptions {
@@ -73,6 +77,8 @@ impl Default for StoreOptions {
             quota_bytes: None,
             client_urls: Vec::new(),
             scheme: "https",
+            tokens: TokenOptions::default(),
+            bcrypt_cost: 10,
         }
     }
 }
@@ -99,10 +105,11 @@ pub struct StoreStatus {
     pub watchers: usize,
 }
 
-/// Cheap to clone.
+/// Cheap to clone. Acts for the member itself, unless it was made to act for a client.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    actor: Actor,
 }
 
 /// What handle, machine and tasks share.
@@ -111,6 +118,9 @@ pub(crate) struct Shared {
     pub watches: Arc<Watches>,
     pub leases: LeaseTimes,
     pub about: About,
+    pub auth: ArcSwap<AuthState>,
+    pub passwords: Passwords,
+    pub tokens: Tokens,
     pub leadership: watch::Sender<Leadership>,
     pub options: StoreOptions,
     scrub: Arc<Scrub>,
@@ -130,6 +140,9 @@ impl Shared {
             self.leases.changed(*id, *record);
         }
         self.about.applied(&plan.alarms, &plan.published);
+        if !plan.auth_rows.is_empty() {
+            self.auth.store(Arc::clone(&plan.auth));
+        }
         self.revision.store(plan.revision, Ordering::Release);
         let before = self.compacted.swap(plan.compacted, Ordering::AcqRel);
         self.watches.applied(revisions, plan.compacted);
@@ -144,6 +157,7 @@ impl Shared {
         let view = generation.view()?;
         self.leases.load(view.leases()?);
         self.about.load(view.alarms(), view.members()?);
+        self.auth.store(Arc::new(view.auth()?));
         self.revision.store(view.revision(), Ordering::Release);
         self.compacted.store(view.compacted(), Ordering::Release);
         self.watches.replaced(view.revision(), view.compacted());
@@ -183,6 +197,9 @@ impl Store {
             engine,
             leases: LeaseTimes::default(),
             about: About::default(),
+            auth: ArcSwap::default(),
+            passwords: Passwords::new(options.bcrypt_cost),
+            tokens: Tokens::new(&options.tokens),
             leadership: watch::Sender::new(Leadership::default()),
             options,
             scrub,
@@ -194,7 +211,7 @@ impl Store {
             readers: Semaphore::new(limits::RANGE_READERS),
         });
         shared.reload().map_err(failed)?;
-        Ok((Self { shared: Arc::clone(&shared) }, StoreMachine::new(shared)))
+        Ok((Self { shared: Arc::clone(&shared), actor: Actor::Member }, StoreMachine::new(shared)))
     }
 
     /// Connects the store to its Raft member and starts what leaders do: lease expiry and compaction. Once.
@@ -221,12 +238,48 @@ impl Store {
         });
     }
 
+    /// A handle that acts for a client.
+    pub(crate) fn acting_for(&self, actor: Actor) -> Self {
+        Self { shared: Arc::clone(&self.shared), actor }
+    }
+
+    pub(crate) fn actor(&self) -> &Actor {
+        &self.actor
+    }
+
+    /// Users and roles as this member knows them.
+    pub(crate) fn auth(&self) -> Arc<AuthState> {
+        self.shared.auth.load_full()
+    }
+
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.shared.passwords
+    }
+
+    pub(crate) fn tokens(&self) -> &Tokens {
+        &self.shared.tokens
+    }
+
+    /// Refuses what the actor of this handle may not do, by what this member knows now.
+    pub(crate) fn permitted(&self, may: impl FnOnce(&Grant) -> Result<(), AuthError>) -> Result<(), StoreError> {
+        let state = self.shared.auth.load();
+        let caller = match &self.actor {
+            Actor::Member => return Ok(()),
+            _ if !state.enabled => return Ok(()),
+            Actor::Anonymous => &Caller::default(),
+            Actor::BadToken => return Err(AuthError(AuthFailure::InvalidToken).into()),
+            Actor::User(caller) => caller,
+        };
+        Ok(may(&state.grant(caller)?)?)
+    }
+
     /// Reads keys; linearizable unless the request says otherwise.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         check::range(&request)?;
         if !request.serializable {
             self.barrier().await?;
         }
+        self.permitted(|grant| auth::access::judge_range(grant, &request))?;
         let short = request.range_end.is_empty();
         let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
         self.fill(&mut answer.header);
@@ -242,6 +295,7 @@ impl Store {
         if !request.serializable {
             self.barrier().await?;
         }
+        self.permitted(|grant| auth::access::judge_range(grant, &request))?;
         Ok(crate::mvcc::stream::parts(self.clone(), request))
     }
 
@@ -276,7 +330,7 @@ impl Store {
     }
 
     /// Refuses what would go beyond the quota, by the size that was last looked at.
-    fn check_space(&self, cost: usize) -> Result<(), StoreError> {
+    pub(crate) fn check_space(&self, cost: usize) -> Result<(), StoreError> {
         let Some(quota) = self.shared.options.quota_bytes.filter(|_| cost > 0) else { return Ok(()) };
         match self.shared.about.size().saturating_add(cost as u64) > quota {
             true => Err(StoreError::NoSpace),
@@ -296,70 +350,6 @@ impl Store {
         }
         answer.header = self.header(revision);
         Ok(answer)
-    }
-
-    /// Grants a lease; id 0 lets the store choose one.
-    pub async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, StoreError> {
-        if request.ttl > limits::LEASE_TTL_MAX {
-            return Err(StoreError::LeaseTtlTooLarge);
-        }
-        self.check_space(check::LEASE_COST)?;
-        let ttl_seconds = request.ttl.max(self.shared.options.lease_ttl_min);
-        loop {
-            // Chosen here, not while applying: apply has no randomness (I4).
-            let id = if request.id == 0 { (rng::u64() >> 1).cast_signed().max(1) } else { request.id };
-            let granted = self.write(Operation::LeaseGrant(LeaseGrant { id, ttl_seconds }), None).await;
-            let (mut answer, revision): (LeaseGrantResponse, _) = match granted {
-                Err(StoreError::LeaseExists) if request.id == 0 => continue,
-                other => other?,
-            };
-            answer.header = self.header(revision);
-            return Ok(answer);
-        }
-    }
-
-    /// Ends a lease and deletes its keys, in one revision.
-    pub async fn lease_revoke(&self, id: i64) -> Result<LeaseRevokeResponse, StoreError> {
-        let (mut answer, revision): (LeaseRevokeResponse, _) = self.write(Operation::LeaseRevoke(id), None).await?;
-        answer.header = self.header(revision);
-        Ok(answer)
-    }
-
-    /// Gives a lease its full time again; TTL 0 says that there is no such lease.
-    pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
-        let header = self.header(self.revision());
-        let ttl = match self.propose(Operation::LeaseRenew(id), None).await {
-            Ok((Outcome::LeaseTtlSeconds(ttl), _)) => ttl,
-            Ok(_) => return Err(StoreError::Malformed),
-            Err(StoreError::LeaseNotFound) => 0,
-            Err(error) => return Err(error),
-        };
-        Ok(LeaseKeepAliveResponse { header, id, ttl })
-    }
-
-    /// The time a lease has left, and its keys if asked; TTL -1 says that there is no such lease.
-    pub async fn lease_time_to_live(
-        &self,
-        request: LeaseTimeToLiveRequest,
-    ) -> Result<LeaseTimeToLiveResponse, StoreError> {
-        self.barrier().await?;
-        let id = request.id;
-        let header = self.header(self.revision());
-        let Some((granted_ttl, ttl)) = self.shared.leases.time_to_live(id) else {
-            return Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
-        };
-        let keys = match request.keys {
-            true => self.read(false, move |view| view.lease_keys(id).map_err(StoreError::storage)).await?,
-            false => Vec::new(),
-        };
-        Ok(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
-    }
-
-    /// All leases this member knows of.
-    pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
-        self.barrier().await?;
-        let leases = self.shared.leases.ids().into_iter().map(|id| LeaseStatus { id }).collect();
-        Ok(LeaseLeasesResponse { header: self.header(self.revision()), leases })
     }
 
     /// Opens a watch.
@@ -404,81 +394,6 @@ impl Store {
             db_size_in_use,
             watchers: self.shared.watches.hub.len(),
         }
-    }
-
-    /// The cluster's servers, in the order of their ids.
-    pub fn members(&self) -> Vec<Member> {
-        let mut members = self.shared.consensus().map(|consensus| consensus.members()).unwrap_or_default();
-        members.sort_by_key(|member| member.id);
-        for member in &mut members {
-            member.client_urls = self.shared.about.client_urls(member.id);
-        }
-        members
-    }
-
-    /// Has a member that learns vote from now on.
-    pub async fn promote(&self, id: u64) -> Result<(), StoreError> {
-        let member = self.member(id)?;
-        if !member.learner {
-            return Err(StoreError::NotLearner);
-        }
-        self.change(MemberChange::Promote(id)).await.map_err(|error| match error {
-            StoreError::Refused { .. } => StoreError::LearnerNotReady,
-            error => error,
-        })
-    }
-
-    /// Removes a member for ever.
-    pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
-        self.member(id)?;
-        self.change(MemberChange::Remove(id)).await
-    }
-
-    /// Hands the leadership, which this member must have, to another voter.
-    pub async fn move_leader(&self, to: u64) -> Result<(), StoreError> {
-        if !self.standing().leading {
-            return Err(StoreError::NotLeader);
-        }
-        let votes = self.members().iter().any(|member| member.id == to && !member.learner);
-        if !votes {
-            return Err(StoreError::BadLeaderTransferee);
-        }
-        self.change(MemberChange::MoveLeader(to)).await
-    }
-
-    fn member(&self, id: u64) -> Result<Member, StoreError> {
-        self.members().into_iter().find(|member| member.id == id).ok_or(StoreError::MemberNotFound)
-    }
-
-    async fn change(&self, change: MemberChange) -> Result<(), StoreError> {
-        let consensus = self.shared.consensus()?;
-        match clock::timeout(self.shared.options.request_timeout, consensus.change(change)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(ChangeFailure::NotMade)) => Err(StoreError::NoLeader),
-            Ok(Err(ChangeFailure::Refused(reason))) => Err(StoreError::Refused { reason }),
-            Ok(Err(ChangeFailure::Stopped)) => Err(StoreError::Stopped),
-            Ok(Err(ChangeFailure::Unknown)) | Err(_) => Err(StoreError::Unknown),
-        }
-    }
-
-    /// Raises or clears an alarm of a member; answers it if it is raised now, or was until now.
-    pub async fn set_alarm(&self, member: u64, kind: i32, active: bool) -> Result<AlarmResponse, StoreError> {
-        let set = SetAlarm { alarm: Some(Alarm { member, kind }), active };
-        let (mut answer, revision): (AlarmResponse, _) = self.write(Operation::SetAlarm(set), None).await?;
-        answer.header = self.header(revision);
-        Ok(answer)
-    }
-
-    /// The alarms that are raised.
-    pub fn alarms(&self) -> Vec<Alarm> {
-        self.shared.about.alarms()
-    }
-
-    /// Tells the others how clients reach this member.
-    pub(crate) async fn publish(&self) -> Result<(), StoreError> {
-        let StoreOptions { member_id, client_urls, .. } = &self.shared.options;
-        let attributes = MemberAttributes { id: *member_id, client_urls: client_urls.clone() };
-        self.propose(Operation::Publish(attributes), None).await.map(drop)
     }
 
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -531,6 +446,7 @@ impl Store {
         if !apply::is_serializable(&request) {
             self.barrier().await?;
         }
+        self.permitted(|grant| auth::access::judge_read_txn(grant, &request))?;
         let mut operations = request.success.iter().chain(&request.failure);
         let short = request.compare.iter().all(|compare| compare.range_end.is_empty())
             && operations.all(|operation| operation.encoded_len() < 512 && !has_end(operation));
@@ -540,7 +456,7 @@ impl Store {
     }
 
     /// Waits for a read index, through elections, until the time is over.
-    async fn barrier(&self) -> Result<(), StoreError> {
+    pub(crate) async fn barrier(&self) -> Result<(), StoreError> {
         let consensus = self.shared.consensus()?;
         let deadline = clock::now() + self.shared.options.request_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
@@ -561,7 +477,7 @@ impl Store {
         }
     }
 
-    async fn write<A: Message + Default>(
+    pub(crate) async fn write<A: Message + Default>(
         &self,
         operation: Operation,
         fence: Option<u64>,
@@ -576,7 +492,16 @@ impl Store {
 
     /// Proposes, and again while it is certain that nothing was logged; a lost answer is never asked for twice.
     pub(crate) async fn propose(&self, operation: Operation, fence: Option<u64>) -> Result<(Outcome, i64), StoreError> {
-        let command = Bytes::from(Command { fence, operation: Some(operation) }.encode_to_vec());
+        let caller = match &self.actor {
+            Actor::Member => None,
+            Actor::Anonymous => Some(Caller::default()),
+            Actor::User(caller) => Some(Caller::clone(caller)),
+            Actor::BadToken => {
+                self.permitted(|_| Ok(()))?; // it does not matter while nobody is asked
+                Some(Caller::default())
+            }
+        };
+        let command = Bytes::from(Command { fence, caller, operation: Some(operation) }.encode_to_vec());
         if command.len() > limits::REQUEST_BYTES {
             return Err(StoreError::TooLarge);
         }

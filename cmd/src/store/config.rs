@@ -1,11 +1,13 @@
 //! What one member of a store of its own is, from its flags: addresses, members, timing, certificates. Pure but for the
 //! files it reads.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use pintle_store::auth::{JwtOptions, TokenOptions};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::flags::{Given, duration};
@@ -85,6 +87,8 @@ pub struct Config {
     pub entries_kept: u64,
     pub client_tls: Files,
     pub peer_tls: Files,
+    pub tokens: TokenOptions,
+    pub bcrypt_cost: u32,
 }
 
 impl Config {
@@ -131,6 +135,8 @@ impl Config {
                 given,
                 ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file", "peer-client-cert-auth"],
             )?,
+            tokens: tokens(given)?,
+            bcrypt_cost: bcrypt_cost(given)?,
         })
     }
 
@@ -204,6 +210,41 @@ fn auto_compaction(given: &Given) -> Result<Option<Duration>> {
     }
 }
 
+/// `simple`, or `jwt` and its settings, separated by commas.
+fn tokens(given: &Given) -> Result<TokenOptions> {
+    let mut parts = given.text("auth-token").split(',').map(str::trim);
+    match parts.next().unwrap_or_default() {
+        "simple" | "" => Ok(TokenOptions::Simple { unused: Duration::from_secs(given.number("auth-token-ttl")?) }),
+        "jwt" => {
+            let mut settings = BTreeMap::new();
+            for part in parts {
+                let (name, value) =
+                    part.split_once('=').with_context(|| format!("--auth-token: {part:?} is not NAME=VALUE"))?;
+                if !["pub-key", "priv-key", "sign-method", "ttl"].contains(&name) {
+                    bail!("--auth-token: jwt has no setting {name:?}; it has pub-key, priv-key, sign-method, ttl");
+                }
+                settings.insert(name, value);
+            }
+            let file = |name| settings.get(name).map(Path::new);
+            let ttl = settings.get("ttl").map(|text| {
+                duration(text).with_context(|| format!("--auth-token: ttl={text} is no time, such as 10m"))
+            });
+            let method = settings.get("sign-method").context("--auth-token: jwt needs sign-method, such as RS256")?;
+            let options = JwtOptions::read(method, file("pub-key"), file("priv-key"), ttl.transpose()?);
+            options.map(TokenOptions::Jwt).context("--auth-token")
+        }
+        other => bail!("--auth-token: {other:?} is not known; `simple` and `jwt` are"),
+    }
+}
+
+fn bcrypt_cost(given: &Given) -> Result<u32> {
+    let cost = given.number("bcrypt-cost")?;
+    match u32::try_from(cost) {
+        Ok(cost @ 4..=31) => Ok(cost),
+        _ => bail!("--bcrypt-cost: {cost} is not between 4 and 31"),
+    }
+}
+
 fn files(given: &Given, names: [&'static str; 4]) -> Result<Files> {
     let [certificate, key, authorities, need_client] = names;
     let path = |name| given.some(name).map(PathBuf::from);
@@ -265,6 +306,13 @@ mod tests {
             (&["--initial-cluster=a=http://h:1,a=http://g:1"], "one name and one URL of its own"),
             (&["--cert-file=x"], "belong together"),
             (&["--client-cert-auth"], "needs --trusted-ca-file"),
+            (&["--bcrypt-cost=3"], "between 4 and 31"),
+            (&["--auth-token=cookie"], "`simple` and `jwt` are"),
+            (&["--auth-token=jwt,pub-key=x"], "needs sign-method"),
+            (&["--auth-token=jwt,sign-method=XX1"], "is not known"),
+            (&["--auth-token=jwt,sign-method=RS256"], "needs pub-key"),
+            (&["--auth-token=jwt,sign-method=HS256,priv-key=/nonexistent"], "read /nonexistent"),
+            (&["--auth-token=jwt,key=x"], "has no setting"),
             (&["--auto-compaction-retention=x"], "is no time"),
             (&["--auto-compaction-retention=5", "--auto-compaction-mode=revision"], "not supported"),
         ] {

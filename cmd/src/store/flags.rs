@@ -137,9 +137,9 @@ const SECURITY: &[Flag] = &[
     moot("tls-max-version", Kind::Text, "TLS is at least 1.2, with the cipher suites that are safe"),
     refused("cors", Kind::Text),
     refused("host-whitelist", Kind::Text),
-    refused("auth-token", Kind::Text),
-    moot("bcrypt-cost", Kind::Number, NOT_YET),
-    moot("auth-token-ttl", Kind::Number, NOT_YET),
+    used("auth-token", Kind::Text, "simple", "`simple`, or jwt,pub-key=FILE,priv-key=FILE,sign-method=RS256,ttl=10m"),
+    used("bcrypt-cost", Kind::Number, "10", "work of hashing a password, 4 to 31: it doubles with each step"),
+    used("auth-token-ttl", Kind::Number, "300", "seconds a simple token lives without being used"),
 ];
 
 const OTHER: &[Flag] = &[

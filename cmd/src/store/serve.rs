@@ -9,6 +9,7 @@ use pintle_base::task::Group;
 use pintle_raft as raft;
 use pintle_store::{Store, StoreOptions, etcd};
 use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 
 use super::config::{Config, Files, Url};
@@ -51,6 +52,8 @@ async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::
         client_urls: config.advertise_clients.iter().map(Url::to_string).collect(),
         scheme: if config.listen_peer.tls { "https" } else { "http" },
         quota_bytes: config.quota_bytes,
+        tokens: config.tokens.clone(),
+        bcrypt_cost: config.bcrypt_cost,
         ..StoreOptions::default()
     };
     let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;
@@ -112,7 +115,11 @@ fn client_tls(url: &Url, files: &Files) -> Result<Option<etcd::Tls>> {
         return Ok(None);
     }
     let config = server_config(files).with_context(|| format!("TLS for {url}"))?;
-    Ok(Some(etcd::Tls { config, admit: Arc::new(|_| true) }))
+    let logs_in = files.need_client;
+    let admit = move |certificates: &[CertificateDer<'_>]| {
+        etcd::Admission::As(certificates.first().filter(|_| logs_in).and_then(pki::common_name))
+    };
+    Ok(Some(etcd::Tls { config, admit: Arc::new(admit) }))
 }
 
 fn peering(config: &Config) -> Result<raft::Peering> {
@@ -130,7 +137,7 @@ fn peering(config: &Config) -> Result<raft::Peering> {
     Ok(raft::Peering::Trusting(raft::Tls { server, client: Arc::new(client) }))
 }
 
-type Certified = (Vec<rustls_pki_types::CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>);
+type Certified = (Vec<CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>);
 
 fn certificate(files: &Files) -> Result<Certified> {
     let (Some(certificate), Some(key)) = (&files.certificate, &files.key) else {

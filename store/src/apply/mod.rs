@@ -9,6 +9,7 @@ mod overlay;
 mod txn;
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pintle_proto::etcdserverpb::{
@@ -18,12 +19,13 @@ use pintle_proto::etcdserverpb::{
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::failure::Reason;
 use pintle_proto::store_v1::reply::Outcome;
-use pintle_proto::store_v1::{Command, Failure, LeaseExpire, LeaseGrant, LeaseRecord, Reply};
+use pintle_proto::store_v1::{AuthChange, AuthFailure, Command, Failure, LeaseExpire, LeaseGrant, LeaseRecord, Reply};
 use prost::Message;
 
 pub(crate) use self::alarm::member as alarm_member;
 pub(crate) use self::overlay::{Change, Overlay, Plan};
 pub(crate) use self::txn::{is_read_only, is_serializable, read_txn};
+use crate::auth::{self, AuthState};
 use crate::limits;
 use crate::mvcc::key::Interval;
 use crate::mvcc::view::Source;
@@ -41,12 +43,18 @@ impl From<Reason> for Refusal {
     }
 }
 
+impl From<AuthFailure> for Refusal {
+    fn from(failure: AuthFailure) -> Self {
+        Self { reason: Reason::Auth, detail: i32::from(failure).into() }
+    }
+}
+
 /// A command's outcome inside an I/O result: the outer error stops the process.
 pub(crate) type Applied<T> = io::Result<Result<T, Refusal>>;
 
 /// Plans every command of one entry of `term`, each on top of those before it.
-pub(crate) fn apply(base: &dyn Source, term: u64, commands: &[Bytes]) -> io::Result<Plan> {
-    let mut overlay = Overlay::new(base);
+pub(crate) fn apply(base: &dyn Source, auth: Arc<AuthState>, term: u64, commands: &[Bytes]) -> io::Result<Plan> {
+    let mut overlay = Overlay::new(base, auth);
     let mut replies = Vec::with_capacity(commands.len());
     for command in commands {
         overlay.begin();
@@ -66,6 +74,11 @@ fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome
         return Ok(Err(Refusal { reason: Reason::Fenced, detail: term.cast_signed() }));
     }
     let Some(operation) = command.operation else { return Ok(Err(Reason::Malformed.into())) };
+    if let Some(caller) = &command.caller
+        && let Err(refused) = auth::access::judge(overlay.auth(), caller, &operation, overlay)?
+    {
+        return Ok(Err(refused.0.into()));
+    }
     if let Some(refusal) = alarm::refuses(overlay.alarms(), &operation) {
         return Ok(Err(refusal));
     }
@@ -83,7 +96,18 @@ fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome
             overlay.publish(attributes);
             Ok(Ok(Outcome::Answer(Bytes::new())))
         }
+        Operation::Auth(change) => Ok(change_auth(overlay, &change)),
     }
+}
+
+fn change_auth(overlay: &mut Overlay<'_>, change: &AuthChange) -> Result<Outcome, Refusal> {
+    let mut state = AuthState::clone(overlay.auth());
+    let change = change.change.as_ref().ok_or(Reason::Malformed)?;
+    let rows = state.change(change).map_err(|_| Reason::Malformed)??;
+    if !rows.is_empty() {
+        overlay.change_auth(state, rows);
+    }
+    Ok(Outcome::Answer(Bytes::new()))
 }
 
 fn decoded<Q: Message + Default, A: Message>(raw: Bytes, run: impl FnOnce(Q) -> Applied<A>) -> Applied<Outcome> {

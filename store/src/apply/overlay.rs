@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pintle_proto::mvccpb::KeyValue;
 use pintle_proto::store_v1::{Alarm, LeaseRecord, MemberAttributes};
 
+use crate::auth::{AuthState, Rows};
 use crate::mvcc::key::Interval;
 use crate::mvcc::record::{Live, Row, Version};
 use crate::mvcc::view::{Source, Visit};
@@ -37,6 +39,9 @@ pub(crate) struct Plan {
     pub alarms: Vec<Alarm>,
     /// What members said of themselves.
     pub published: Vec<MemberAttributes>,
+    /// Users and roles, and their rows, if they changed.
+    pub auth: Arc<AuthState>,
+    pub auth_rows: Rows,
     /// One per command.
     pub replies: Vec<Bytes>,
 }
@@ -55,10 +60,12 @@ pub(crate) struct Overlay<'a> {
     attached: BTreeMap<(i64, Bytes), bool>,
     alarms: Vec<Alarm>,
     published: Vec<MemberAttributes>,
+    auth: Arc<AuthState>,
+    auth_rows: Rows,
 }
 
 impl<'a> Overlay<'a> {
-    pub fn new(base: &'a dyn Source) -> Self {
+    pub fn new(base: &'a dyn Source, auth: Arc<AuthState>) -> Self {
         Self {
             base,
             revision: base.revision(),
@@ -71,6 +78,8 @@ impl<'a> Overlay<'a> {
             attached: BTreeMap::new(),
             alarms: base.alarms().to_vec(),
             published: Vec::new(),
+            auth,
+            auth_rows: Rows::new(),
         }
     }
 
@@ -118,6 +127,15 @@ impl<'a> Overlay<'a> {
         self.published.push(attributes);
     }
 
+    pub fn auth(&self) -> &Arc<AuthState> {
+        &self.auth
+    }
+
+    pub fn change_auth(&mut self, state: AuthState, rows: Rows) {
+        self.auth = Arc::new(state);
+        self.auth_rows.extend(rows);
+    }
+
     /// What lives in `interval` now, in key order.
     pub fn living(&self, interval: &Interval) -> io::Result<Vec<KeyValue>> {
         let mut found = Vec::new();
@@ -138,6 +156,8 @@ impl<'a> Overlay<'a> {
             attached: self.attached,
             alarms: self.alarms,
             published: self.published,
+            auth: self.auth,
+            auth_rows: self.auth_rows,
             replies,
         }
     }

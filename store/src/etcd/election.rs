@@ -12,7 +12,7 @@ use pintle_proto::v3electionpb::{
 use tonic::{Request, Response, Status};
 
 use super::lock::{Header, attended, status};
-use super::{require_leader, require_voter};
+use super::{acting, require_leader, require_voter};
 use crate::recipe::{self, Claim, Observer, RecipeError};
 use crate::store::Store;
 
@@ -25,10 +25,11 @@ impl Election {
         Self { store }
     }
 
-    fn admit<T>(&self, request: Request<T>) -> Result<T, Status> {
+    /// The store as the caller may use it, and what was asked.
+    fn admit<T>(&self, request: Request<T>) -> Result<(Store, T), Status> {
         require_leader(&self.store, request.metadata())?;
         require_voter(&self.store)?;
-        Ok(request.into_inner())
+        Ok((acting(&self.store, &request), request.into_inner()))
     }
 }
 
@@ -45,8 +46,8 @@ async fn campaign(claim: &Claim, value: Bytes) -> Result<(Header, Bytes, i64, i6
 #[tonic::async_trait]
 impl ElectionService for Election {
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
-        let CampaignRequest { name, lease, value } = self.admit(request)?;
-        let (store, of, first) = (self.store.clone(), name.clone(), value.clone());
+        let (store, CampaignRequest { name, lease, value }) = self.admit(request)?;
+        let (of, first) = (name.clone(), value.clone());
         let entering = async move { Claim::enter(&store, &of, lease, first).await };
         let (header, key, rev, lease) =
             attended(self.store.group(), entering, |claim| campaign(claim, value).boxed()).await?;
@@ -54,15 +55,15 @@ impl ElectionService for Election {
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
-        let ProclaimRequest { leader, value } = self.admit(request)?;
+        let (store, ProclaimRequest { leader, value }) = self.admit(request)?;
         let leader = named(leader)?;
-        let written = recipe::proclaim(&self.store, &leader.key, leader.rev, leader.lease, value).await;
+        let written = recipe::proclaim(&store, &leader.key, leader.rev, leader.lease, value).await;
         Ok(Response::new(ProclaimResponse { header: written.map_err(status)? }))
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
-        let name = self.admit(request)?.name;
-        let (header, kv) = recipe::oldest(&self.store, &name).await.map_err(|error| status(error.into()))?;
+        let (store, LeaderRequest { name }) = self.admit(request)?;
+        let (header, kv) = recipe::oldest(&store, &name).await.map_err(|error| status(error.into()))?;
         let kv = Some(kv.ok_or_else(|| status(RecipeError::NoLeader))?);
         Ok(Response::new(LeaderResponse { header, kv }))
     }
@@ -70,8 +71,8 @@ impl ElectionService for Election {
     type ObserveStream = Pin<Box<dyn Stream<Item = Result<LeaderResponse, Status>> + Send>>;
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        let name = self.admit(request)?.name;
-        let (observer, store) = (Observer::new(self.store.clone(), name), self.store.clone());
+        let (store, LeaderRequest { name }) = self.admit(request)?;
+        let observer = Observer::new(store.clone(), name);
         let leaders = stream::unfold(Some(observer), move |observer| {
             let store = store.clone();
             async move {
@@ -89,8 +90,9 @@ impl ElectionService for Election {
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
-        let leader = named(self.admit(request)?.leader)?;
-        let gone = recipe::resign(&self.store, &leader.key, leader.rev).await;
+        let (store, ResignRequest { leader }) = self.admit(request)?;
+        let leader = named(leader)?;
+        let gone = recipe::resign(&store, &leader.key, leader.rev).await;
         Ok(Response::new(ResignResponse { header: gone.map_err(|error| status(error.into()))? }))
     }
 }

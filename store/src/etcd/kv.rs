@@ -11,7 +11,7 @@ use pintle_proto::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{require_leader, require_voter};
+use super::{acting, require_leader, require_voter};
 use crate::mvcc::range::has_filters;
 use crate::store::Store;
 
@@ -39,13 +39,14 @@ impl Kv {
 impl KvService for Kv {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.admit_read(&request)?;
-        Ok(Response::new(self.store.range(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).range(request.into_inner()).await?))
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         self.admit_read(&request)?;
+        let store = acting(&self.store, &request);
         let request = request.into_inner();
         if request.sort_order != i32::from(SortOrder::None) || request.sort_target != i32::from(SortTarget::Key) {
             return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
@@ -53,7 +54,7 @@ impl KvService for Kv {
         if has_filters(&request) {
             return Err(Status::unimplemented("RangeStream does not support filtering by revision"));
         }
-        let parts = self.store.range_stream(request).await?;
+        let parts = store.range_stream(request).await?;
         let parts = parts.map(|part| match part {
             Ok(response) => Ok(RangeStreamResponse { range_response: Some(response) }),
             Err(error) => Err(Status::from(error)),
@@ -63,7 +64,7 @@ impl KvService for Kv {
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(self.store.put(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).put(request.into_inner()).await?))
     }
 
     async fn delete_range(
@@ -71,16 +72,16 @@ impl KvService for Kv {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(self.store.delete_range(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).delete_range(request.into_inner()).await?))
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(self.store.txn(request.into_inner(), None).await?))
+        Ok(Response::new(acting(&self.store, &request).txn(request.into_inner(), None).await?))
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(self.store.compact(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).compact(request.into_inner()).await?))
     }
 }

@@ -10,7 +10,7 @@ use pintle_proto::etcdserverpb::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{require_leader, require_voter};
+use super::{acting, require_leader, require_voter};
 use crate::store::Store;
 
 pub(super) struct Lease {
@@ -32,7 +32,7 @@ impl Lease {
 impl LeaseService for Lease {
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(self.store.lease_grant(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).lease_grant(request.into_inner()).await?))
     }
 
     async fn lease_revoke(
@@ -40,7 +40,7 @@ impl LeaseService for Lease {
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(self.store.lease_revoke(request.into_inner().id).await?))
+        Ok(Response::new(acting(&self.store, &request).lease_revoke(request.into_inner().id).await?))
     }
 
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
@@ -51,7 +51,7 @@ impl LeaseService for Lease {
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         self.admit(&request)?;
-        let store = self.store.clone();
+        let store = acting(&self.store, &request);
         let answers = request.into_inner().then(move |request| {
             let store = store.clone();
             async move { Ok(store.lease_keep_alive(request?.id).await?) }
@@ -64,7 +64,7 @@ impl LeaseService for Lease {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(self.store.lease_time_to_live(request.into_inner()).await?))
+        Ok(Response::new(acting(&self.store, &request).lease_time_to_live(request.into_inner()).await?))
     }
 
     async fn lease_leases(
@@ -72,6 +72,6 @@ impl LeaseService for Lease {
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(self.store.lease_leases().await?))
+        Ok(Response::new(acting(&self.store, &request).lease_leases().await?))
     }
 }

@@ -14,7 +14,7 @@ use pintle_proto::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockRes
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
-use super::{require_leader, require_voter};
+use super::{acting, require_leader, require_voter};
 use crate::error::StoreError;
 use crate::recipe::{Claim, RecipeError};
 use crate::store::Store;
@@ -34,8 +34,8 @@ impl LockService for Lock {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
         require_leader(&self.store, request.metadata())?;
         require_voter(&self.store)?;
+        let store = acting(&self.store, &request);
         let LockRequest { name, lease } = request.into_inner();
-        let store = self.store.clone();
         let entering = async move { Claim::enter(&store, &name, lease, Bytes::new()).await };
         let (header, key) = attended(self.store.group(), entering, |claim| {
             async { Ok((claim.win().await?, claim.key.clone())) }.boxed()
@@ -47,8 +47,9 @@ impl LockService for Lock {
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
         require_leader(&self.store, request.metadata())?;
         require_voter(&self.store)?;
+        let store = acting(&self.store, &request);
         let delete = DeleteRangeRequest { key: request.into_inner().key, ..DeleteRangeRequest::default() };
-        let answer = self.store.delete_range(delete).await.map_err(|error| status(error.into()))?;
+        let answer = store.delete_range(delete).await.map_err(|error| status(error.into()))?;
         Ok(Response::new(UnlockResponse { header: answer.header }))
     }
 }

@@ -13,7 +13,7 @@ use pintle_proto::etcdserverpb::{
 use pintle_proto::store_v1::Alarm;
 use tonic::{Request, Response, Status};
 
-use super::{VERSION, require_leader, require_voter, unimplemented};
+use super::{VERSION, acting, require_leader, require_voter, unimplemented};
 use crate::apply::alarm_member;
 use crate::store::Store;
 
@@ -55,6 +55,7 @@ impl MaintenanceService for Maintenance {
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
         require_leader(&self.store, request.metadata())?;
         require_voter(&self.store)?;
+        let store = acting(&self.store, &request);
         let request = request.into_inner();
         let active = match request.action() {
             AlarmAction::Get => {
@@ -66,7 +67,7 @@ impl MaintenanceService for Maintenance {
             AlarmAction::Activate => true,
             AlarmAction::Deactivate => false,
         };
-        Ok(Response::new(self.store.set_alarm(request.member_id, request.alarm, active).await?))
+        Ok(Response::new(store.set_alarm(request.member_id, request.alarm, active).await?))
     }
 
     /// Space returns by itself; the call is there for scripts that make it.

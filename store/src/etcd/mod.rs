@@ -3,8 +3,10 @@
 //! Each service is a file; a method or service that is not built yet answers `Unimplemented`. Every answer's header is made by
 //! the store (I7).
 
+mod auth;
 mod cluster;
 mod election;
+mod gate;
 mod gateway;
 mod health;
 mod http;
@@ -15,6 +17,7 @@ mod maintenance;
 mod serve;
 mod watch;
 
+use pintle_proto::etcdserverpb::auth_server::AuthServer;
 use pintle_proto::etcdserverpb::cluster_server::ClusterServer;
 use pintle_proto::etcdserverpb::kv_server::KvServer;
 use pintle_proto::etcdserverpb::lease_server::LeaseServer;
@@ -24,9 +27,10 @@ use pintle_proto::v3electionpb::election_server::ElectionServer;
 use pintle_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
-pub use self::serve::{Admit, ServeError, Tls, serve};
+pub use self::serve::{Admission, Admit, ServeError, Tls, serve};
+use crate::auth::Actor;
 use crate::limits;
 use crate::store::Store;
 
@@ -51,11 +55,18 @@ pub fn router(store: &Store) -> axum::Router {
         .add_service(sized!(LeaseServer::new(lease::Lease::new(store.clone()))))
         .add_service(sized!(ClusterServer::new(cluster::Cluster::new(store.clone()))))
         .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))))
+        .add_service(sized!(AuthServer::new(auth::Auth::new(store.clone()))))
         .add_service(sized!(LockServer::new(lock::Lock::new(store.clone()))))
         .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))));
-    let grpc = health::add(routes).into_axum_router().reset_fallback();
+    let gate = gate::GateLayer { store: store.clone() };
+    let grpc = health::add(routes).into_axum_router().reset_fallback().layer(gate);
     let gateway = gateway::routes(&grpc);
     http::routes(store.clone()).merge(gateway).merge(grpc).fallback(http::nothing)
+}
+
+/// The store as the caller of a request may use it.
+fn acting<T>(store: &Store, request: &Request<T>) -> Store {
+    store.acting_for(request.extensions().get().cloned().unwrap_or(Actor::Anonymous))
 }
 
 /// Refuses a call that asks for a leader while there is none.

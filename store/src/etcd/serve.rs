@@ -7,11 +7,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
+use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::gate::CommonName;
 use crate::limits;
 
 /// Why the port was given up.
@@ -45,8 +46,16 @@ pub struct Tls {
     pub admit: Admit,
 }
 
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Refused,
+    /// Served; a name stands for a user who logged in.
+    As(Option<String>),
+}
+
 /// Asked once per connection.
-pub type Admit = Arc<dyn Fn(&[CertificateDer<'_>]) -> bool + Send + Sync>;
+pub type Admit = Arc<dyn Fn(&[CertificateDer<'_>]) -> Admission + Send + Sync>;
 
 /// Serves `router` on `listener` until `stop`; open requests then get a moment to end. Without `tls` in plain text.
 pub async fn serve(
@@ -97,8 +106,11 @@ async fn connection(
     };
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
-            let admitted = admit(stream.get_ref().1.peer_certificates().unwrap_or_default());
-            let router = if admitted { router } else { refusing() };
+            let router = match admit(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+                Admission::Refused => refusing(),
+                Admission::As(None) => router,
+                Admission::As(Some(name)) => router.layer(Extension(CommonName(name.into()))),
+            };
             requests(router, stream, stop).await;
         }
         Ok(Err((error, stream))) => {

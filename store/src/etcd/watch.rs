@@ -19,7 +19,7 @@ use prost::Message;
 use tokio::sync::watch::Receiver;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{no_leader, require_leader, require_voter, wants_leader};
+use super::{acting, no_leader, require_leader, require_voter, wants_leader};
 use crate::error::{StoreError, WatchError};
 use crate::limits;
 use crate::store::{Leadership, Store};
@@ -49,7 +49,7 @@ impl WatchService for Watch {
             true => leader_lost(self.store.leadership(), self.store.options().leader_patience).boxed(),
             false => futures::future::pending().boxed(),
         };
-        let session = Session::new(self.store.clone(), leader_lost);
+        let session = Session::new(acting(&self.store, &request), leader_lost);
         let requests = request.into_inner();
         let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
             let answer = session.next(&mut requests).await?;
@@ -169,7 +169,7 @@ impl Session {
         } else if request.watch_id != 0 && self.slots.contains_key(&request.watch_id) {
             Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
         } else {
-            self.feed.add(&options).map_err(refusal)
+            self.permitted(&options).and_then(|()| self.feed.add(&options).map_err(refusal))
         };
         let (feed_id, created) = match made {
             Ok(made) => made,
@@ -181,6 +181,12 @@ impl Session {
         self.ids.insert(feed_id, watch_id);
         let header = self.store.header(created);
         self.answers.push_back(WatchResponse { header, watch_id, created: true, ..WatchResponse::default() });
+    }
+
+    /// What may be read may be watched. A refusal is told in the words in which etcd prints a status.
+    fn permitted(&self, options: &WatchOptions) -> Result<(), String> {
+        let permitted = self.store.permitted(|grant| grant.read(&options.interval()));
+        permitted.map_err(|error| format!("rpc error: code = {:?} desc = {error}", error.code()))
     }
 
     fn refuse(&mut self, cancel_reason: String) {

@@ -9,6 +9,7 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMo
 
 use super::key::{self, Interval};
 use super::record::{Row, Version, corrupt, decode_checked};
+use crate::auth::{self, AuthState};
 use crate::engine::{Generation, KV, LEASE, MEMBER_PREFIX, META, REV, STATE_KEY, read_state};
 
 /// Steps tried before a seek: neighbours usually lie in the same block, where a step is ten times cheaper.
@@ -123,6 +124,19 @@ impl<'a> View<'a> {
         }
         iterator.status().map_err(io::Error::other)?;
         Ok(found)
+    }
+
+    /// Users and roles.
+    pub fn auth(&self) -> io::Result<AuthState> {
+        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(META)?);
+        iterator.seek(auth::PREFIX);
+        let mut rows = Vec::new();
+        while let Some((raw, value)) = iterator.item().filter(|(raw, _)| raw.starts_with(auth::PREFIX)) {
+            rows.push((raw.to_vec(), value.to_vec()));
+            iterator.next();
+        }
+        iterator.status().map_err(io::Error::other)?;
+        AuthState::load(rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
     }
 
     /// All leases, in the order of their ids' bytes.

@@ -33,7 +33,11 @@ pub(super) async fn served() -> (Local, Channel) {
 }
 
 pub(super) async fn served_at() -> (Local, std::net::SocketAddr, Channel) {
-    let local = Local::open().attached();
+    served_with(StoreOptions::default()).await
+}
+
+pub(super) async fn served_with(options: StoreOptions) -> (Local, std::net::SocketAddr, Channel) {
+    let local = Local::with(options).attached();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (router, stop) = (etcd::router(&local.store), local.group.token());
@@ -203,9 +207,12 @@ async fn health_and_version_are_served_on_the_same_port() {
     request.metadata_mut().insert("hasleader", "true".parse().unwrap());
     let refused = kv.put(request).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::Unavailable, "etcdserver: no leader"));
-    let mut auth = pintle_proto::etcdserverpb::auth_client::AuthClient::new(channel);
-    let missing = auth.auth_status(pintle_proto::etcdserverpb::AuthStatusRequest {}).await.unwrap_err();
-    assert_eq!((missing.code(), missing.message()), (Code::Unimplemented, "unknown service etcdserverpb.Auth"));
+    let mut other = tonic::client::Grpc::new(channel);
+    other.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<StatusRequest, StatusRequest>::default();
+    let path = http::uri::PathAndQuery::from_static("/no.such.Service/Call");
+    let missing = other.unary(tonic::Request::new(StatusRequest {}), path, codec).await.unwrap_err();
+    assert_eq!((missing.code(), missing.message()), (Code::Unimplemented, "unknown service no.such.Service"));
 }
 
 async fn watch(channel: Channel) -> (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>) {

@@ -126,7 +126,7 @@ fn temporary() -> TempDir {
 }
 
 pub(super) fn command(operation: Operation, fence: Option<u64>) -> Bytes {
-    Bytes::from(Command { fence, operation: Some(operation) }.encode_to_vec())
+    Bytes::from(Command { fence, caller: None, operation: Some(operation) }.encode_to_vec())
 }
 
 pub(super) fn read(reply: Bytes) -> (i64, Outcome) {

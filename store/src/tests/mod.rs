@@ -1,5 +1,6 @@
 //! Behaviour of the whole store without Raft: scripts, a model, and the etcd front, on a log that is just a queue.
 
+mod auth;
 mod front;
 mod gateway;
 mod local;

@@ -74,10 +74,8 @@ pub(crate) struct Selector {
 }
 
 impl Selector {
-    /// An empty key means everything from the smallest key on, in a watch only.
     pub fn new(options: &WatchOptions) -> Result<Self, WatchError> {
-        let key = if options.key.is_empty() { bytes::Bytes::from_static(&[0]) } else { options.key.clone() };
-        let interval = Interval::new(&key, &options.range_end);
+        let interval = options.interval();
         if interval == Interval::Empty {
             return Err(WatchError::EmptyRange);
         }

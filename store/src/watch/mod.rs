@@ -22,6 +22,7 @@ pub(crate) use self::event::{Revision, Selector};
 pub(crate) use self::feed::{Feed, Watches};
 pub use crate::error::WatchError;
 use crate::limits;
+use crate::mvcc::key::Interval;
 
 /// What to watch, and from when.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,14 @@ pub struct WatchOptions {
     pub filters: Filters,
     /// Idle watchers get empty batches that say how far they are.
     pub progress_notify: bool,
+}
+
+impl WatchOptions {
+    /// The keys that are watched. An empty key means everything from the smallest key on, in a watch only.
+    pub fn interval(&self) -> Interval {
+        let key = if self.key.is_empty() { Bytes::from_static(&[0]) } else { self.key.clone() };
+        Interval::new(&key, &self.range_end)
+    }
 }
 
 /// Kinds of events left out.
