@@ -50,9 +50,10 @@ fn taken(address: SocketAddr) -> String {
 pub async fn start(
     store: &Store,
     machine: StoreMachine,
-    options: raft::Options,
+    mut options: raft::Options,
     group: &Group,
 ) -> Result<raft::Handle> {
+    options.registry = store.registry().clone();
     let handle = match raft::start(options, machine, group).await {
         Ok(handle) => handle,
         Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
@@ -64,7 +65,12 @@ pub async fn start(
 
 /// Serves etcd's clients on `listener` until the group stops.
 pub fn serve_clients(store: &Store, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
-    let (router, stop) = (etcd::router(store), group.token());
+    serve(etcd::router(store), listener, tls, group)
+}
+
+/// Serves `router` on `listener` until the group stops.
+pub fn serve(router: axum::Router, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
+    let stop = group.token();
     tokio::spawn(async move {
         if let Err(error) = etcd::serve(router, listener, tls, stop).await {
             tracing::error!(error = %pintle_base::error::Chain(&error), "the etcd port is lost");

@@ -16,7 +16,7 @@ use pintle_client::{Clients, LeaderGate, Leadership, Reflectors};
 use pintle_controllers::csr;
 use pintle_controllers::node_ipam::plan::Range;
 use pintle_raft as raft;
-use pintle_store::{Store, StoreOptions, etcd};
+use pintle_store::{AutoCompaction, Store, StoreOptions, etcd};
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -216,7 +216,7 @@ async fn start_store(
     let options = StoreOptions {
         cluster_id,
         member_id: me.id,
-        auto_compaction: Some(Duration::from_secs(300)),
+        auto_compaction: Some(AutoCompaction::Periodic(Duration::from_secs(300))),
         ..StoreOptions::default()
     };
     let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;

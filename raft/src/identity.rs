@@ -53,23 +53,28 @@ pub(crate) enum IdentityError {
     },
 }
 
+/// Reads the identity in `dir`, if there is one.
+pub(crate) fn read(dir: &Path) -> Result<Option<Identity>, IdentityError> {
+    let record = match fs::read(dir.join(FILE)) {
+        Ok(record) => record,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::Io { dir: dir.to_owned(), source }),
+    };
+    let decoded = codec::decode(FILE.as_bytes(), &record);
+    decoded.map(Some).map_err(|source| IdentityError::Damaged { dir: dir.to_owned(), source })
+}
+
 /// Reads the identity in `dir`, or writes `fresh` if the directory is empty of Raft's data.
 pub(crate) fn claim(dir: &Path, fresh: Identity) -> Result<Identity, IdentityError> {
     let io = |source| IdentityError::Io { dir: dir.to_owned(), source };
     let (log, mark) = (dir.join(crate::log::DIR).exists(), dir.join(crate::mark::FILE).exists());
-    let record = match fs::read(dir.join(FILE)) {
-        Ok(record) => record,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if log || mark {
-                return Err(IdentityError::Missing { dir: dir.to_owned() });
-            }
-            write(dir, fresh).map_err(io)?;
-            return Ok(fresh);
+    let Some(found) = read(dir)? else {
+        if log || mark {
+            return Err(IdentityError::Missing { dir: dir.to_owned() });
         }
-        Err(error) => return Err(io(error)),
+        write(dir, fresh).map_err(io)?;
+        return Ok(fresh);
     };
-    let found: Identity = codec::decode(FILE.as_bytes(), &record)
-        .map_err(|source| IdentityError::Damaged { dir: dir.to_owned(), source })?;
     if found.cluster_id != fresh.cluster_id {
         return Err(IdentityError::OtherCluster {
             dir: dir.to_owned(),

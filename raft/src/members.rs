@@ -37,6 +37,7 @@ pub enum ChangeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     AddLearner(Peer),
+    Update(Peer),
     Promote(u64),
     Remove(u64),
     TransferLeader(Option<u64>),
@@ -46,6 +47,7 @@ impl From<Change> for Wire {
     fn from(change: Change) -> Self {
         match change {
             Change::AddLearner(peer) => Self::AddLearner(wire::to_member(&peer)),
+            Change::Update(peer) => Self::Update(wire::to_member(&peer)),
             Change::Promote(id) => Self::Promote(id),
             Change::Remove(id) => Self::Remove(id),
             Change::TransferLeader(to) => Self::TransferLeader(to.unwrap_or(0)),
@@ -59,6 +61,7 @@ impl TryFrom<Option<Wire>> for Change {
     fn try_from(change: Option<Wire>) -> Result<Self, WireError> {
         Ok(match change.ok_or(WireError::Missing("change"))? {
             Wire::AddLearner(member) => Self::AddLearner(wire::from_member(member)),
+            Wire::Update(member) => Self::Update(wire::from_member(member)),
             Wire::Promote(id) => Self::Promote(id),
             Wire::Remove(id) => Self::Remove(id),
             Wire::TransferLeader(to) => Self::TransferLeader((to != 0).then_some(to)),
@@ -132,6 +135,11 @@ impl Node {
                 check_new(&peer, &status.peers)?;
                 written(self.raft.add_learner(peer.id, peer.into(), false).await.map(drop))
             }
+            Change::Update(peer) => {
+                known(peer.id).ok_or_else(|| unknown(peer.id))?;
+                let nodes = ChangeMembers::SetNodes(BTreeMap::from([(peer.id, peer.into())]));
+                written(self.raft.change_membership(nodes, true).await.map(drop))
+            }
             Change::Promote(id) => {
                 if known(id).ok_or_else(|| unknown(id))?.voter {
                     return Ok(());
@@ -200,10 +208,11 @@ impl Node {
 }
 
 fn check_new(peer: &Peer, known: &[crate::PeerStatus]) -> Result<(), Refused> {
-    if peer.id == 0 || peer.name.is_empty() || peer.peer_addr.is_empty() {
-        return Err(Refused::Invalid("a member needs an id, a name and a peer address".to_owned()));
+    if peer.id == 0 || peer.peer_addr.is_empty() {
+        return Err(Refused::Invalid("a member needs an id and a peer address".to_owned()));
     }
-    match known.iter().find(|k| k.peer.id == peer.id || k.peer.name == peer.name) {
+    let named = !peer.name.is_empty(); // where certificates name nobody, a member may say later what it is called
+    match known.iter().find(|k| k.peer.id == peer.id || (named && k.peer.name == peer.name)) {
         Some(same) if same.peer.id == peer.id && same.peer.name == peer.name => Ok(()),
         Some(other) => Err(Refused::Invalid(format!("member {} is called {}", other.peer.id, other.peer.name))),
         None => Ok(()),

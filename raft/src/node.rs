@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applying;
 use crate::core::{Raft, Record, StoredMembership, TypeConfig, Vote, next_index};
+use crate::describe::Description;
 use crate::fatal::{Fatal, FatalCell};
 use crate::identity::Identity;
 use crate::limits;
@@ -194,6 +195,7 @@ impl Node {
         let header = header.ok_or_else(|| tonic::Status::invalid_argument("message has no header"))?;
         let me = self.me();
         let certificate = sender.0.as_deref().unwrap_or(&header.from_name);
+        let named = sender.0.is_some();
         if (header.cluster_id, header.group_id) != (me.cluster_id, me.group_id) {
             tracing::warn!(from = certificate, cluster = header.cluster_id, "refused a message of another cluster");
             return Err(tonic::Status::permission_denied("this is another cluster"));
@@ -201,7 +203,8 @@ impl Node {
         if header.to != me.id {
             return Err(tonic::Status::failed_precondition(format!("this is member {}", me.id)));
         }
-        let recorded = self.peer(header.from).map(|peer| peer.name);
+        // Without names in certificates a member is who it says: it may have been added before it had a name.
+        let recorded = self.peer(header.from).filter(|_| named).map(|peer| peer.name);
         if header.from_name != certificate || recorded.is_some_and(|name| name != certificate) {
             tracing::warn!(from = certificate, claimed = header.from, "refused a message: the sender is somebody else");
             return Err(tonic::Status::permission_denied("the certificate is another member's"));
@@ -357,6 +360,11 @@ impl Handle {
         self.node.watch()
     }
 
+    /// The cluster as this member sees it now.
+    pub fn description(&self) -> Description {
+        Description::of(&self.node)
+    }
+
     /// The members and their addresses, by id; the founders before the log names any.
     pub fn members(&self) -> Vec<crate::PeerStatus> {
         let known = Arc::clone(&self.node.status.borrow().peers);
@@ -383,6 +391,11 @@ impl Handle {
     /// Lets a learner vote. Refused while it lacks more than [`limits::PROMOTE_LAG`] entries.
     pub async fn promote(&self, id: u64) -> Result<(), ChangeError> {
         self.change(Change::Promote(id)).await
+    }
+
+    /// Records another name or other addresses of a member.
+    pub async fn update(&self, peer: Peer) -> Result<(), ChangeError> {
+        self.change(Change::Update(peer)).await
     }
 
     /// Removes a member. Its id must never be used again.

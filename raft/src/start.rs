@@ -22,6 +22,7 @@ use crate::core::{Raft, Record};
 use crate::fatal::{Fatal, FatalCell};
 use crate::log::LogStore;
 use crate::machine::{LogId, Peer, StateMachine};
+use crate::meters::Meters;
 use crate::node::{Handle, Node, Place};
 use crate::propose::Proposals;
 use crate::read::Reads;
@@ -83,6 +84,8 @@ pub struct Options {
     pub snapshot_bytes: u64,
     /// Entries kept in the log although a snapshot holds them.
     pub entries_kept: u64,
+    /// Where this member's measurements are registered.
+    pub registry: prometheus::Registry,
 }
 
 impl Options {
@@ -110,6 +113,7 @@ impl Options {
             snapshot_entries: limits::SNAPSHOT_LOG_ENTRIES,
             snapshot_bytes: limits::SNAPSHOT_LOG_BYTES,
             entries_kept: limits::ENTRIES_KEPT,
+            registry: prometheus::Registry::new(),
         }
     }
 }
@@ -289,7 +293,8 @@ async fn assemble(
     let (Storage { writer, applier, tasks, opened }, listener, links) =
         prepared.await.map_err(|error| (error, None))?;
     let thread = |source| StartError::Io { what: "raft's threads".to_owned(), source };
-    let writer = log::Writer::start(writer).map_err(|source| (thread(source), None))?;
+    let meters = Meters::new(&options.registry).map_err(|error| (StartError::Options(error.to_string()), None))?;
+    let writer = log::Writer::start(writer.measured_by(meters)).map_err(|source| (thread(source), None))?;
     let apply = match apply::ApplyThread::start(applier, tasks) {
         Ok(apply) => apply,
         Err(source) => return Err((thread(source), Some(Threads { writer, apply: None }))),
@@ -355,9 +360,11 @@ fn by_id(peers: &[Peer]) -> BTreeMap<u64, Record> {
 
 pub(crate) fn me(options: &Options) -> Result<Me, StartError> {
     let peers = by_id(&options.peers);
-    let names: std::collections::BTreeSet<&str> = peers.values().map(|peer| peer.name.as_str()).collect();
-    if peers.len() != options.peers.len() || names.len() != peers.len() || peers.contains_key(&0) || names.contains("")
-    {
+    // Others may have been added before they had a name.
+    let named: Vec<&str> = peers.values().map(|peer| peer.name.as_str()).filter(|name| !name.is_empty()).collect();
+    let names: std::collections::BTreeSet<&str> = named.iter().copied().collect();
+    let nameless = peers.get(&options.id).is_some_and(|own| own.name.is_empty());
+    if peers.len() != options.peers.len() || names.len() != named.len() || peers.contains_key(&0) || nameless {
         return Err(StartError::Options("every member needs an id above 0 and a name of its own".to_owned()));
     }
     if options.join && peers.len() < 2 {

@@ -2,7 +2,7 @@
 //!
 //! Alarms and attributes are replicated and written with the data; this is the copy that requests look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -18,34 +18,42 @@ pub(crate) struct About {
 #[derive(Default)]
 struct Known {
     alarms: Vec<Alarm>,
-    client_urls: BTreeMap<u64, Vec<String>>,
+    members: BTreeMap<u64, MemberAttributes>,
+    /// Members that are to vote once they have caught up.
+    expected: BTreeSet<u64>,
 }
 
 impl About {
     /// Takes over a state.
-    pub fn load(&self, alarms: &[Alarm], members: Vec<MemberAttributes>) {
-        let client_urls = members.into_iter().map(|member| (member.id, member.client_urls)).collect();
-        *self.known.lock() = Known { alarms: alarms.to_vec(), client_urls };
+    pub fn load(&self, alarms: &[Alarm], members: Vec<MemberAttributes>, expected: BTreeSet<u64>) {
+        let members = members.into_iter().map(|member| (member.id, member)).collect();
+        *self.known.lock() = Known { alarms: alarms.to_vec(), members, expected };
     }
 
     /// An entry was written.
-    pub fn applied(&self, alarms: &[Alarm], published: &[MemberAttributes]) {
+    pub fn applied(&self, alarms: &[Alarm], published: &[MemberAttributes], expected: &BTreeSet<u64>) {
         let mut known = self.known.lock();
         if known.alarms != alarms {
             known.alarms = alarms.to_vec();
         }
         for member in published {
-            known.client_urls.insert(member.id, member.client_urls.clone());
+            known.members.insert(member.id, member.clone());
         }
+        known.expected.extend(expected);
     }
 
     pub fn alarms(&self) -> Vec<Alarm> {
         self.known.lock().alarms.clone()
     }
 
-    /// The URLs a member made known.
-    pub fn client_urls(&self, id: u64) -> Vec<String> {
-        self.known.lock().client_urls.get(&id).cloned().unwrap_or_default()
+    /// What a member said of itself.
+    pub fn member(&self, id: u64) -> Option<MemberAttributes> {
+        self.known.lock().members.get(&id).cloned()
+    }
+
+    /// Whether a member is to vote as soon as it can.
+    pub fn is_expected_to_vote(&self, id: u64) -> bool {
+        self.known.lock().expected.contains(&id)
     }
 
     pub fn size(&self) -> u64 {

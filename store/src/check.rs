@@ -10,7 +10,6 @@ use pintle_proto::etcdserverpb::request_op::Request;
 use pintle_proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 use crate::error::StoreError;
-use crate::limits;
 use crate::mvcc::key::Interval;
 
 pub(crate) fn range(request: &RangeRequest) -> Result<(), StoreError> {
@@ -40,8 +39,8 @@ pub(crate) fn delete_range(request: &DeleteRangeRequest) -> Result<(), StoreErro
     if request.key.is_empty() { Err(StoreError::EmptyKey) } else { Ok(()) }
 }
 
-pub(crate) fn txn(request: &TxnRequest) -> Result<(), StoreError> {
-    operations(request, limits::TXN_OPERATIONS)?;
+pub(crate) fn txn(request: &TxnRequest, most: usize) -> Result<(), StoreError> {
+    operations(request, most)?;
     branch(&request.success)?;
     branch(&request.failure)?;
     Ok(())

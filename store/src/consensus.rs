@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pintle_raft::{
-    Applied, ChangeError, Committed, Handle, LogId, Payload, ProposeError, ReadError, Role, StateMachine,
+    Applied, ChangeError, Committed, Handle, LogId, Payload, Peer, ProposeError, ReadError, Role, StateMachine,
 };
 
 use crate::machine::{Place, StoreMachine};
@@ -60,8 +60,18 @@ pub struct Member {
 }
 
 /// A change of who the members are, or which of them leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MemberChange {
+    /// Adds one that learns.
+    Add {
+        id: u64,
+        peer_addr: String,
+    },
+    /// Records another address.
+    Move {
+        id: u64,
+        peer_addr: String,
+    },
     Promote(u64),
     Remove(u64),
     MoveLeader(u64),
@@ -119,6 +129,13 @@ impl Consensus for Handle {
     fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>> {
         async move {
             let changed = match change {
+                MemberChange::Add { id, peer_addr } => {
+                    self.add_learner(Peer { id, peer_addr, ..Peer::default() }).await
+                }
+                MemberChange::Move { id, peer_addr } => {
+                    let known = self.status().peer(id).cloned().unwrap_or_default();
+                    self.update(Peer { id, peer_addr, ..known }).await
+                }
                 MemberChange::Promote(id) => self.promote(id).await,
                 MemberChange::Remove(id) => self.remove(id).await,
                 MemberChange::MoveLeader(to) => self.transfer_leader(Some(to)).await,

@@ -36,6 +36,8 @@ pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
 /// Followed by a member's id, big-endian.
 pub(crate) const MEMBER_PREFIX: &[u8] = b"member/";
+/// Followed by the id, big-endian, of a member that is to vote once it has caught up.
+pub(crate) const EXPECTED_PREFIX: &[u8] = b"voter/";
 pub(crate) const SCRUBBED_KEY: &[u8] = b"scrubbed";
 
 /// What a stored key has behind the user's: the revision.

@@ -47,6 +47,12 @@ pub enum StoreError {
     Corrupt,
     #[error("etcdserver: member not found")]
     MemberNotFound,
+    #[error("etcdserver: given member URLs are invalid")]
+    BadMemberUrls,
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
     #[error("etcdserver: can only promote a learner member")]
     NotLearner,
     #[error("etcdserver: can only promote a learner member which is in sync with leader")]
@@ -95,11 +101,14 @@ impl StoreError {
             | Self::DuplicateKey
             | Self::InvalidSortOption
             | Self::TooLarge
+            | Self::BadMemberUrls
             | Self::Malformed => Code::InvalidArgument,
             Self::Compacted { .. } | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
             Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
             Self::LeaseExists
             | Self::Fenced { .. }
+            | Self::PeerUrlExists
+            | Self::TooManyLearners
             | Self::NotLearner
             | Self::LearnerNotReady
             | Self::NotLeader

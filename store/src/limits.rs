@@ -10,6 +10,20 @@ pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
 pub const GATEWAY_BYTES: usize = 2 * (REQUEST_BYTES + REQUEST_OVERHEAD_BYTES);
 /// Operations in one branch of a transaction: etcd's default.
 pub const TXN_OPERATIONS: usize = 128;
+/// Members of a cluster that receive the log and do not vote, all together: each costs the leader a copy of all it writes.
+pub const LEARNERS: usize = 8;
+/// Automatic compaction by time comes at least so often.
+pub const COMPACTION_PERIOD: Duration = Duration::from_secs(3600);
+/// How often automatic compaction by number of revisions looks.
+pub const COMPACTION_TICK: Duration = Duration::from_secs(300);
+/// Automatic compaction looks no more often, whatever time is asked for.
+pub const COMPACTION_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// A read index that takes longer is counted as slow.
+pub const SLOW_READ: Duration = Duration::from_secs(1);
+/// Between two attempts of a member to make its name and URLs known.
+pub const PUBLISH_PAUSE: Duration = Duration::from_millis(500);
+/// How often the leader looks whether a member that is to vote has caught up.
+pub const PROMOTE_TICK: Duration = Duration::from_millis(500);
 /// Password hashes worked out at the same time: each takes a core for tens of milliseconds.
 pub const PASSWORD_HASHES: usize = 2;
 /// Longest password: bcrypt looks at no more.

@@ -13,14 +13,14 @@ use pintle_proto::store_v1::{Alarm, LeaseRecord, StateRecord};
 use rocksdb::WriteBatch;
 
 use crate::apply::{self, Plan};
-use crate::engine::{Generation, KV, LEASE, MEMBER_PREFIX, MEMBERSHIP_KEY, META, REV, STATE_KEY};
-use crate::limits;
+use crate::engine::{EXPECTED_PREFIX, Generation, KV, LEASE, MEMBER_PREFIX, MEMBERSHIP_KEY, META, REV, STATE_KEY};
 use crate::mvcc::head::HeadIndex;
 use crate::mvcc::key::{self, Interval};
 use crate::mvcc::record::{Version, encode_change, encode_checked};
 use crate::mvcc::view::{Source, View, Visit, attachment_key, lease_key};
 use crate::store::Shared;
 use crate::watch::Revision;
+use crate::{limits, metrics};
 
 /// What is handed to Raft. Exactly one exists per [`crate::Store`].
 pub struct StoreMachine {
@@ -63,7 +63,9 @@ impl StoreMachine {
             let base = Base { view: generation.view()?, heads: &self.heads };
             apply::apply(&base, self.shared.auth.load_full(), place.term, commands)?
         };
-        generation.write(batch(&generation, &plan, place, None)?)?;
+        let (batch, began) = (batch(&generation, &plan, place, None)?, metrics::begin());
+        generation.write(batch)?;
+        self.shared.metrics.wrote(began);
         Ok(self.publish(plan))
     }
 
@@ -96,9 +98,20 @@ impl StoreMachine {
 
     fn publish(&mut self, mut plan: Plan) -> Vec<Bytes> {
         let mut heads = self.heads.borrow_mut();
+        let counters = &self.shared.metrics.counters;
+        counters.events.inc_by(plan.changes.len() as u64);
+        let (mut puts, mut put_bytes) = (0, 0);
         for change in &plan.changes {
+            if let Some(live) = &change.version.live {
+                puts += 1;
+                put_bytes += change.key.len() + live.value.len();
+            }
             heads.set(&change.key, &change.version);
         }
+        counters.puts.inc_by(puts);
+        counters.put_bytes.inc_by(put_bytes as u64);
+        counters.deletes.inc_by(plan.changes.len() as u64 - puts);
+        counters.leases_revoked.inc_by(plan.leases.values().filter(|record| record.is_none()).count() as u64);
         drop(heads);
         let revisions = Revision::group(std::mem::take(&mut plan.changes));
         self.shared.applied(&plan, revisions);
@@ -141,6 +154,9 @@ fn batch(generation: &Generation, plan: &Plan, place: Place, membership: Option<
     batch.put_cf(meta, STATE_KEY, encode_checked(&state));
     if let Some(membership) = membership {
         batch.put_cf(meta, MEMBERSHIP_KEY, membership);
+    }
+    for id in &plan.expected {
+        batch.put_cf(meta, [EXPECTED_PREFIX, &id.to_be_bytes()].concat(), []);
     }
     for (key, row) in &plan.auth_rows {
         match row {

@@ -27,16 +27,18 @@ use tokio::sync::{Semaphore, watch};
 use crate::about::About;
 use crate::apply::{self, Plan};
 use crate::auth::{self, Actor, AuthError, AuthState, Grant, Passwords, TokenOptions, Tokens};
+use crate::compaction::AutoCompaction;
 use crate::consensus::{Consensus, ProposeFailure, ReadFailure, Standing};
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{OpenError, StoreError, WatchError};
 use crate::lease::LeaseTimes;
 use crate::machine::StoreMachine;
+use crate::metrics::{Held, Metrics};
 use crate::mvcc::scrub::Scrub;
 use crate::mvcc::view::{Source, View};
 use crate::mvcc::{hash, range};
 use crate::watch::{Revision, WatchOptions, Watcher, Watches};
-use crate::{check, limits, tasks};
+use crate::{check, etcd, limits, tasks};
 
 /// Settings of a store.
 #[derive(Clone, Debug)]
@@ -47,15 +49,27 @@ pub struct StoreOptions {
     pub request_timeout: Duration,
     /// Shorter leases are raised to it: above the longest time without a leader, so that no lease ends before it can be renewed.
     pub lease_ttl_min: i64,
-    /// History older than this is compacted by the leader; `None` leaves it to clients.
-    pub auto_compaction: Option<Duration>,
+    /// What history the leader keeps; `None` leaves it to clients.
+    pub auto_compaction: Option<AutoCompaction>,
+    /// Operations in one branch of a transaction.
+    pub txn_operations: usize,
+    /// Largest request, in encoded bytes.
+    pub request_bytes: usize,
+    /// Between two progress notifications of an idle watcher.
+    pub progress_interval: Duration,
     /// Three election timeouts: streams that ask for a leader end after so long without one.
     pub leader_patience: Duration,
     pub engine: EngineOptions,
     /// Bytes of data beyond which nothing is taken in any more; `None` sets no limit.
     pub quota_bytes: Option<u64>,
+    /// What this member is called; empty if the others know already.
+    pub name: String,
     /// URLs clients reach this member by, made known to the others; empty if they know its address already.
     pub client_urls: Vec<String>,
+    /// Members are added by their peer URLs. Elsewhere they join with certificates that name them.
+    pub members_by_url: bool,
+    /// Members that only learn, beside those that are to vote once they have caught up.
+    pub max_learners: usize,
     /// Scheme of the members' addresses.
     pub scheme: &'static str,
     /// How logins are kept.
@@ -72,10 +86,16 @@ impl Default for StoreOptions {
             request_timeout: Duration::from_secs(7),
             lease_ttl_min: 2,
             auto_compaction: None,
+            txn_operations: limits::TXN_OPERATIONS,
+            request_bytes: limits::REQUEST_BYTES,
+            progress_interval: limits::PROGRESS_INTERVAL,
             leader_patience: Duration::from_secs(3),
             engine: EngineOptions::default(),
             quota_bytes: None,
+            name: String::new(),
             client_urls: Vec::new(),
+            members_by_url: false,
+            max_learners: 1,
             scheme: "https",
             tokens: TokenOptions::default(),
             bcrypt_cost: 10,
@@ -118,6 +138,7 @@ pub(crate) struct Shared {
     pub watches: Arc<Watches>,
     pub leases: LeaseTimes,
     pub about: About,
+    pub metrics: Metrics,
     pub auth: ArcSwap<AuthState>,
     pub passwords: Passwords,
     pub tokens: Tokens,
@@ -139,7 +160,7 @@ impl Shared {
         for (id, record) in &plan.leases {
             self.leases.changed(*id, *record);
         }
-        self.about.applied(&plan.alarms, &plan.published);
+        self.about.applied(&plan.alarms, &plan.published, &plan.expected);
         if !plan.auth_rows.is_empty() {
             self.auth.store(Arc::clone(&plan.auth));
         }
@@ -156,7 +177,7 @@ impl Shared {
         let generation = self.engine.current();
         let view = generation.view()?;
         self.leases.load(view.leases()?);
-        self.about.load(view.alarms(), view.members()?);
+        self.about.load(view.alarms(), view.members()?, view.expected_voters()?);
         self.auth.store(Arc::new(view.auth()?));
         self.revision.store(view.revision(), Ordering::Release);
         self.compacted.store(view.compacted(), Ordering::Release);
@@ -197,6 +218,8 @@ impl Store {
             engine,
             leases: LeaseTimes::default(),
             about: About::default(),
+            metrics: Metrics::new(etcd::VERSION, etcd::CLUSTER_VERSION, options.member_id)
+                .map_err(|error| failed(io::Error::other(error)))?,
             auth: ArcSwap::default(),
             passwords: Passwords::new(options.bcrypt_cost),
             tokens: Tokens::new(&options.tokens),
@@ -230,6 +253,7 @@ impl Store {
         tasks::compact_automatically(self, group);
         tasks::watch_space(self, group);
         tasks::publish(self, group);
+        tasks::promote_members(self, group);
         let watches = Arc::clone(&self.shared.watches);
         let stopping = group.token();
         group.spawn("store-stop", async move {
@@ -241,6 +265,15 @@ impl Store {
     /// A handle that acts for a client.
     pub(crate) fn acting_for(&self, actor: Actor) -> Self {
         Self { shared: Arc::clone(&self.shared), actor }
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Where what is measured of this member is registered, for those below and above the store to add to.
+    pub fn registry(&self) -> &prometheus::Registry {
+        self.shared.metrics.registry()
     }
 
     pub(crate) fn actor(&self) -> &Actor {
@@ -280,6 +313,7 @@ impl Store {
             self.barrier().await?;
         }
         self.permitted(|grant| auth::access::judge_range(grant, &request))?;
+        self.metrics().counters.ranges.inc();
         let short = request.range_end.is_empty();
         let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
         self.fill(&mut answer.header);
@@ -318,7 +352,8 @@ impl Store {
 
     /// Compares and writes atomically. With a fence it is refused in any other term than that (I9).
     pub async fn txn(&self, request: TxnRequest, fence: Option<u64>) -> Result<TxnResponse, StoreError> {
-        check::txn(&request)?;
+        check::txn(&request, self.shared.options.txn_operations)?;
+        self.metrics().counters.txns.inc();
         if apply::is_read_only(&request) {
             return self.read_txn(request).await;
         }
@@ -458,12 +493,18 @@ impl Store {
     /// Waits for a read index, through elections, until the time is over.
     pub(crate) async fn barrier(&self) -> Result<(), StoreError> {
         let consensus = self.shared.consensus()?;
-        let deadline = clock::now() + self.shared.options.request_timeout;
+        let began = clock::now();
+        let deadline = began + self.shared.options.request_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
         loop {
             let left = deadline.saturating_duration_since(clock::now());
             match clock::timeout(left, consensus.read_index()).await {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    if began.elapsed() > limits::SLOW_READ {
+                        self.metrics().counters.slow_reads.inc();
+                    }
+                    return Ok(());
+                }
                 Ok(Err(ReadFailure::Stopped)) => return Err(StoreError::Stopped),
                 Ok(Err(ReadFailure::Unconfirmed)) => {
                     let delay = backoff.next_delay();
@@ -472,7 +513,10 @@ impl Store {
                     }
                     clock::sleep(delay).await;
                 }
-                Err(_) => return Err(StoreError::ReadTimeout),
+                Err(_) => {
+                    self.metrics().counters.failed_reads.inc();
+                    return Err(StoreError::ReadTimeout);
+                }
             }
         }
     }
@@ -502,9 +546,18 @@ impl Store {
             }
         };
         let command = Bytes::from(Command { fence, caller, operation: Some(operation) }.encode_to_vec());
-        if command.len() > limits::REQUEST_BYTES {
+        if command.len() > self.shared.options.request_bytes {
             return Err(StoreError::TooLarge);
         }
+        let _pending = Held::new(&self.metrics().pending);
+        let answer = self.propose_until_answered(command).await;
+        if answer.as_ref().is_err_and(|error| error.code() == tonic::Code::Unavailable) {
+            self.metrics().counters.proposals_failed.inc();
+        }
+        answer
+    }
+
+    async fn propose_until_answered(&self, command: Bytes) -> Result<(Outcome, i64), StoreError> {
         let consensus = self.shared.consensus()?;
         let deadline = clock::now() + self.shared.options.request_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));

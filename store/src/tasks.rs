@@ -3,7 +3,6 @@
 //! and their proposals are void if the leadership changed (I9).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -14,8 +13,8 @@ use pintle_proto::store_v1::command::Operation;
 
 use crate::consensus::standing;
 use crate::error::StoreError;
-use crate::limits;
-use crate::store::{Leadership, Shared, Store, StoreOptions};
+use crate::store::{Leadership, Shared, Store};
+use crate::{compaction, limits};
 
 /// Turns Raft's status into [`Leadership`], and restarts lease times whenever the leader changed.
 pub(crate) fn follow_leadership(shared: &Arc<Shared>, raft: &pintle_raft::Handle, group: &task::Group) {
@@ -47,6 +46,7 @@ impl Shared {
             changed
         });
         if restarted {
+            self.metrics.counters.leader_changes.inc();
             tracing::info!(term = now.term, leader = now.leader, leading = now.leading, "leader changed");
         }
     }
@@ -71,6 +71,7 @@ pub(crate) fn expire_leases(store: &Store, group: &task::Group) {
                 .into_iter()
                 .map(|expire| store.propose(Operation::LeaseExpire(expire), Some(now.term)))
                 .collect();
+            store.metrics().counters.leases_expired.inc_by(proposals.len() as u64);
             while let Some(ended) = proposals.next().await {
                 match ended {
                     // Renewed, revoked, or led by another meanwhile: nothing to end.
@@ -82,24 +83,24 @@ pub(crate) fn expire_leases(store: &Store, group: &task::Group) {
     });
 }
 
-/// Compacts at the revision noted one interval ago, so that history of at least an interval stays readable.
+/// Forgets history as the options say, on the leader.
 pub(crate) fn compact_automatically(store: &Store, group: &task::Group) {
-    let Some(interval) = store.options().auto_compaction.filter(|interval| *interval > Duration::ZERO) else { return };
+    let Some(mode) = store.options().auto_compaction else { return };
     let store = store.clone();
     group.spawn_until_stopped("store-auto-compaction", async move {
         let leadership = store.leadership();
-        let mut noted = store.revision();
+        let mut plan = compaction::Plan::new(mode);
+        let mut ticker = clock::ticker(mode.pause());
         loop {
-            clock::sleep(interval).await;
+            ticker.tick().await;
+            let due = plan.next(clock::now(), store.revision(), store.compact_revision());
             let now = *leadership.borrow();
-            if now.leading && noted > store.compact_revision() {
-                match store.propose(Operation::Compact(noted), Some(now.term)).await {
-                    Ok(_) => tracing::debug!(revision = noted, "history compacted"),
-                    Err(StoreError::Compacted { .. } | StoreError::Fenced { .. }) => (),
-                    Err(error) => tracing::warn!(%error, "history was not compacted, will retry"),
-                }
+            let Some(due) = due.filter(|_| now.leading) else { continue };
+            match store.propose(Operation::Compact(due), Some(now.term)).await {
+                Ok(_) => tracing::debug!(revision = due, "history compacted"),
+                Err(StoreError::Compacted { .. } | StoreError::Fenced { .. }) => (),
+                Err(error) => tracing::warn!(%error, "history was not compacted, will retry"),
             }
-            noted = store.revision();
         }
     });
 }
@@ -149,23 +150,46 @@ async fn reclaim(store: &Store) {
 
 const NO_SPACE: i32 = AlarmType::Nospace as i32;
 
-/// Makes this member's client URLs known, if they are not yet.
+/// Has members vote that are to, once they have caught up.
+pub(crate) fn promote_members(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    group.spawn_until_stopped("store-promotion", async move {
+        let mut ticker = clock::ticker(limits::PROMOTE_TICK);
+        loop {
+            ticker.tick().await;
+            if !store.standing().leading {
+                continue;
+            }
+            let about = &store.shared().about;
+            let waiting = store.members().into_iter().filter(|one| one.learner && about.is_expected_to_vote(one.id));
+            for member in waiting {
+                match store.promote(member.id).await {
+                    Ok(()) => tracing::info!(id = member.id, name = member.name, "member has caught up, it votes now"),
+                    Err(error) => tracing::debug!(%error, id = member.id, "member does not vote yet"),
+                }
+            }
+        }
+    });
+}
+
+/// Makes this member's name and client URLs known, if they are not yet.
 pub(crate) fn publish(store: &Store, group: &task::Group) {
     let store = store.clone();
-    let StoreOptions { member_id, client_urls, .. } = store.options().clone();
-    if client_urls.is_empty() {
+    let own = store.attributes();
+    if own.client_urls.is_empty() {
         return;
     }
     group.spawn_until_stopped("store-publish", async move {
         let mut leadership = store.leadership();
-        while store.shared().about.client_urls(member_id) != client_urls {
+        while store.shared().about.member(own.id).as_ref() != Some(&own) {
             if leadership.wait_for(|now| now.leader.is_some()).await.is_err() {
                 return;
             }
             if let Err(error) = store.publish().await {
                 tracing::debug!(%error, "this member's client URLs were not made known, will retry");
-                clock::sleep(limits::LEASE_TICK).await;
             }
+            // Until it is applied here, too: a member that has much to catch up must not say it again and again.
+            clock::sleep(limits::PUBLISH_PAUSE).await;
         }
     });
 }

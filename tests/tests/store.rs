@@ -17,6 +17,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 struct Store {
     home: TempDir,
     members: Vec<Member>,
+    /// The first so many found the cluster, the others are added.
+    founders: usize,
 }
 
 struct Member {
@@ -42,7 +44,15 @@ impl Store {
             client: ports[1],
             child: None,
         });
-        Self { members: members.collect(), home }
+        let members: Vec<Member> = members.collect();
+        Self { founders: members.len(), members, home }
+    }
+
+    /// One founder, and others that are added.
+    fn growing(members: usize) -> Self {
+        let mut store = Self::new(members);
+        store.founders = 1;
+        store
     }
 
     fn program(&self) -> PathBuf {
@@ -55,8 +65,11 @@ impl Store {
 
     fn flags(&self, at: usize) -> Vec<String> {
         let member = &self.members[at];
-        let cluster: Vec<String> =
-            self.members.iter().map(|other| format!("{}=http://127.0.0.1:{}", other.name, other.peer)).collect();
+        let known = if at < self.founders { self.founders } else { at + 1 };
+        let cluster: Vec<String> = self.members[..known]
+            .iter()
+            .map(|other| format!("{}=http://127.0.0.1:{}", other.name, other.peer))
+            .collect();
         vec![
             format!("--name={}", member.name),
             format!("--data-dir={}", self.home.path().join(&member.name).display()),
@@ -66,6 +79,7 @@ impl Store {
             format!("--advertise-client-urls=http://127.0.0.1:{}", member.client),
             format!("--initial-cluster={}", cluster.join(",")),
             "--initial-cluster-token=test".to_owned(),
+            format!("--initial-cluster-state={}", if at < self.founders { "new" } else { "existing" }),
             "--snapshot-count=10000".to_owned(),
             "--logger=zap".to_owned(),
         ]
@@ -138,7 +152,12 @@ impl Store {
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
-        let text = self.etcdctl(&[arguments, &["-w", "json"]].concat()).ok();
+        let all: Vec<usize> = (0..self.members.len()).collect();
+        self.json_of(&all, arguments)
+    }
+
+    fn json_of(&self, members: &[usize], arguments: &[&str]) -> Value {
+        let text = self.etcdctl_of(members, &[arguments, &["-w", "json"]].concat()).ok();
         serde_json::from_str(&text).expect("JSON")
     }
 
@@ -218,6 +237,108 @@ fn three_members_are_an_etcd_to_etcdctl() {
     store.signal(0, Signal::SIGTERM);
     assert_eq!(store.ended(0), Some(0), "{}", store.log(0));
     assert_eq!(store.etcdctl_of(&[1, 2], &["get", "kept"]).ok(), "kept\n1\n");
+}
+
+/// The row of `member list` for a member.
+fn listed(store: &Store, at: usize) -> Option<Value> {
+    let url = format!("http://127.0.0.1:{}", store.members[at].peer);
+    let list = store.json_of(&[0], &["member", "list"]);
+    list["members"].as_array().expect("members").iter().find(|member| member["peerURLs"][0] == url.as_str()).cloned()
+}
+
+#[test]
+fn members_are_added_vote_once_they_have_caught_up_move_and_go() {
+    let mut store = Store::growing(3);
+    store.start(0, &[]);
+    store.until("it serves", || store.etcdctl_of(&[0], &["put", "a", "1"]).code == 0);
+    let url = |store: &Store, at: usize| format!("--peer-urls=http://127.0.0.1:{}", store.members[at].peer);
+
+    // Who was not added is told what to do, and joins nothing.
+    store.start(1, &[]);
+    assert_eq!(store.ended(1), Some(1));
+    assert!(store.log(1).contains("etcdctl member add m1"), "{}", store.log(1));
+
+    store.etcdctl_of(&[0], &["member", "add", "m1", &url(&store, 1)]).ok();
+    let unstarted = listed(&store, 1).expect("it is listed");
+    assert_eq!((&unstarted["name"], &unstarted["isLearner"]), (&Value::Null, &json!(true)), "{unstarted}");
+    // Adding a member that is not there yet costs no write.
+    assert_eq!(store.etcdctl_of(&[0], &["put", "a", "2"]).ok(), "OK\n");
+    let again = store.etcdctl_of(&[0], &["member", "add", "m1", &url(&store, 1)]);
+    assert!(again.stderr.contains("etcdserver: Peer URLs already exists"), "{again:?}");
+    store.start(1, &[]);
+    store.until("it votes by itself", || {
+        listed(&store, 1).is_some_and(|one| one["name"] == "m1" && one["isLearner"] == Value::Null)
+    });
+    assert_eq!(store.etcdctl_of(&[1], &["get", "a"]).ok(), "a\n2\n");
+
+    store.etcdctl_of(&[0], &["member", "add", "m2", &url(&store, 2), "--learner"]).ok();
+    let second = store.etcdctl_of(&[0], &["member", "add", "m3", "--peer-urls=http://127.0.0.1:1", "--learner"]);
+    assert!(second.stderr.contains("etcdserver: too many learner members in cluster"), "{second:?}");
+    store.start(2, &[]);
+    store.until("it has a name", || listed(&store, 2).is_some_and(|one| one["name"] == "m2"));
+    let learner = listed(&store, 2).expect("it is listed");
+    assert_eq!(learner["isLearner"], json!(true), "who is to learn only does");
+    let id = format!("{:x}", learner["ID"].as_u64().expect("an id"));
+    store.until("it has caught up", || store.etcdctl_of(&[0], &["member", "promote", &id]).code == 0);
+
+    // All three come back as who they were, whatever their flags say of the others.
+    for at in 0..3 {
+        store.signal(at, Signal::SIGKILL);
+        store.ended(at);
+    }
+    (0..3).for_each(|at| store.start(at, &[]));
+    store.until("what was written is there", || store.etcdctl(&["get", "a"]).stdout == "a\n2\n");
+
+    let port = store.members[2].peer;
+    store.etcdctl(&["member", "update", &id, &format!("--peer-urls=http://localhost:{port}")]).ok();
+    let moved = store.json(&["member", "list"]).to_string();
+    assert!(moved.contains(&format!("http://localhost:{port}")), "{moved}");
+    store.etcdctl_of(&[0, 1], &["member", "remove", &id]).ok();
+    assert_eq!(store.ended(2), Some(0), "who was removed ends");
+    assert!(store.log(2).contains("permanently removed from the cluster"), "{}", store.log(2));
+    assert_eq!(store.etcdctl_of(&[0, 1], &["put", "a", "3"]).ok(), "OK\n");
+}
+
+#[test]
+fn users_of_etcdctl_log_in_and_may_do_what_their_roles_say() {
+    let mut store = Store::new(1);
+    store.start(0, &["--bcrypt-cost=4"]);
+    store.until("it serves", || store.etcdctl(&["get", "x"]).code == 0);
+    for arguments in [
+        &["user", "add", "root:secret"][..],
+        &["user", "grant-role", "root", "root"],
+        &["user", "add", "reader:pw"],
+        &["role", "add", "reads"],
+        &["role", "grant-permission", "reads", "--prefix=true", "read", "app/"],
+        &["user", "grant-role", "reader", "reads"],
+        &["put", "app/a", "1"],
+        &["put", "other", "1"],
+        &["auth", "enable"],
+    ] {
+        store.etcdctl(arguments).ok();
+    }
+    let reader = |arguments: &[&str]| store.etcdctl(&[&["--user=reader:pw"], arguments].concat());
+    assert_eq!(reader(&["get", "app/a"]).ok(), "app/a\n1\n");
+    assert_eq!(reader(&["get", "app/", "--prefix", "--keys-only"]).ok(), "app/a\n\n");
+    for (ran, text) in [
+        (store.etcdctl(&["get", "app/a"]), "etcdserver: user name is empty"),
+        (reader(&["get", "other"]), "etcdserver: permission denied"),
+        (reader(&["put", "app/a", "2"]), "etcdserver: permission denied"),
+        (reader(&["member", "remove", "1"]), "etcdserver: permission denied"),
+        (store.etcdctl(&["--user=reader:no", "get", "app/a"]), "authentication failed, invalid user ID or password"),
+    ] {
+        assert!(ran.code != 0 && ran.stderr.contains(text), "{text}: {ran:?}");
+    }
+    store.signal(0, Signal::SIGKILL);
+    store.ended(0);
+    assert!(!store.log(0).contains("secret"), "a password was logged");
+    store.start(0, &["--bcrypt-cost=4"]);
+    store.until("users are still asked for", || {
+        store.etcdctl(&["get", "app/a"]).stderr.contains("etcdserver: user name is empty")
+    });
+    let root = store.etcdctl(&["--user=root:secret", "auth", "disable"]).ok();
+    assert!(root.contains("Authentication Disabled"), "{root}");
+    assert_eq!(store.etcdctl(&["get", "app/a"]).ok(), "app/a\n1\n");
 }
 
 #[test]

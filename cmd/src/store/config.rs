@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use pintle_store::AutoCompaction;
 use pintle_store::auth::{JwtOptions, TokenOptions};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -75,18 +76,28 @@ pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
     pub listen_peer: Url,
+    /// Where the others reach this member.
+    pub advertise_peer: Url,
+    /// Into a cluster that exists, rather than founding one.
+    pub join: bool,
     pub listen_clients: Vec<Url>,
     pub advertise_clients: Vec<Url>,
     pub founders: Vec<Founder>,
     pub cluster_id: u64,
     pub heartbeat: Duration,
     pub election: Duration,
-    pub auto_compaction: Option<Duration>,
+    pub listen_http: Vec<Url>,
+    pub listen_metrics: Vec<Url>,
+    pub txn_operations: usize,
+    pub request_bytes: usize,
+    pub progress_interval: Duration,
+    pub auto_compaction: Option<AutoCompaction>,
     pub quota_bytes: Option<u64>,
     pub snapshot_entries: u64,
     pub entries_kept: u64,
     pub client_tls: Files,
     pub peer_tls: Files,
+    pub max_learners: usize,
     pub tokens: TokenOptions,
     pub bcrypt_cost: u32,
 }
@@ -106,10 +117,15 @@ impl Config {
         if given.is_given("listen-client-urls") && !given.is_given("advertise-client-urls") {
             bail!("--advertise-client-urls is required when --listen-client-urls is set explicitly");
         }
-        if given.text("initial-cluster-state") != "new" {
-            bail!("--initial-cluster-state=existing is not supported");
-        }
+        let join = match given.text("initial-cluster-state") {
+            "new" => false,
+            "existing" => true,
+            other => bail!("--initial-cluster-state={other} is not known; `new` and `existing` are"),
+        };
         let founders = founders(given, &name)?;
+        let own = founders.iter().find(|founder| founder.name == name).map(|founder| founder.peer.clone());
+        let advertised = Url::list(given.text("initial-advertise-peer-urls"))?.into_iter().next();
+        let advertise_peer = own.or(advertised).context("--initial-advertise-peer-urls: a URL is needed")?;
         let (heartbeat, election) = (given.number("heartbeat-interval")?, given.number("election-timeout")?);
         if heartbeat == 0 || election < 5 * heartbeat {
             bail!(
@@ -119,6 +135,8 @@ impl Config {
         Ok(Self {
             data_dir: given.some("data-dir").map_or_else(|| format!("{name}.etcd").into(), PathBuf::from),
             listen_peer: peers.remove(0),
+            advertise_peer,
+            join,
             listen_clients,
             advertise_clients: Url::list(given.text("advertise-client-urls"))?,
             cluster_id: cluster_id(&founders),
@@ -126,6 +144,11 @@ impl Config {
             name,
             heartbeat: Duration::from_millis(heartbeat),
             election: Duration::from_millis(election),
+            listen_http: Url::list(given.text("listen-client-http-urls"))?,
+            listen_metrics: Url::list(given.text("listen-metrics-urls"))?,
+            txn_operations: usize::try_from(given.number("max-txn-ops")?)?,
+            request_bytes: request_bytes(given)?,
+            progress_interval: progress_interval(given)?,
             auto_compaction: auto_compaction(given)?,
             quota_bytes: quota(given)?,
             snapshot_entries: given.number("snapshot-count")?.max(1),
@@ -135,6 +158,7 @@ impl Config {
                 given,
                 ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file", "peer-client-cert-auth"],
             )?,
+            max_learners: usize::try_from(given.number("max-learners")?)?,
             tokens: tokens(given)?,
             bcrypt_cost: bcrypt_cost(given)?,
         })
@@ -196,8 +220,35 @@ fn quota(given: &Given) -> Result<Option<u64>> {
     Ok(u64::try_from(bytes).ok().filter(|bytes| *bytes > 0))
 }
 
-fn auto_compaction(given: &Given) -> Result<Option<Duration>> {
+/// A request becomes one entry of the log, which has a limit of its own.
+fn request_bytes(given: &Given) -> Result<usize> {
+    let bytes = usize::try_from(given.number("max-request-bytes")?)?;
+    if bytes > pintle_raft::limits::COMMAND_BYTES {
+        bail!(
+            "--max-request-bytes: {bytes} is more than {}, the largest there can be",
+            pintle_raft::limits::COMMAND_BYTES
+        );
+    }
+    Ok(bytes)
+}
+
+fn progress_interval(given: &Given) -> Result<Duration> {
+    let text = given.text("watch-progress-notify-interval");
+    match duration(text) {
+        Some(interval) if interval >= Duration::from_millis(100) => Ok(interval),
+        Some(_) => bail!("--watch-progress-notify-interval: {text} is less than 100ms"),
+        None => bail!("--watch-progress-notify-interval: {text:?} is no time, such as 10m"),
+    }
+}
+
+fn auto_compaction(given: &Given) -> Result<Option<AutoCompaction>> {
     let retention = given.text("auto-compaction-retention");
+    if given.text("auto-compaction-mode") == "revision" {
+        let kept: i64 = retention
+            .parse()
+            .with_context(|| format!("--auto-compaction-retention: {retention:?} is no number of revisions"))?;
+        return Ok((kept > 0).then_some(AutoCompaction::Revisions(kept)));
+    }
     let hours = retention.parse::<u64>().ok().map(|hours| Duration::from_secs(hours.saturating_mul(3600)));
     let kept = hours.or_else(|| duration(retention));
     let kept = kept.with_context(|| format!("--auto-compaction-retention: {retention:?} is no time"))?;
@@ -205,8 +256,8 @@ fn auto_compaction(given: &Given) -> Result<Option<Duration>> {
         return Ok(None);
     }
     match given.text("auto-compaction-mode") {
-        "periodic" => Ok(Some(kept)),
-        other => bail!("--auto-compaction-mode={other} is not supported"),
+        "periodic" => Ok(Some(AutoCompaction::Periodic(kept))),
+        other => bail!("--auto-compaction-mode={other} is not known; `periodic` and `revision` are"),
     }
 }
 
@@ -314,13 +365,19 @@ mod tests {
             (&["--auth-token=jwt,sign-method=HS256,priv-key=/nonexistent"], "read /nonexistent"),
             (&["--auth-token=jwt,key=x"], "has no setting"),
             (&["--auto-compaction-retention=x"], "is no time"),
-            (&["--auto-compaction-retention=5", "--auto-compaction-mode=revision"], "not supported"),
+            (&["--auto-compaction-retention=5", "--auto-compaction-mode=never"], "is not known"),
+            (&["--auto-compaction-retention=5m", "--auto-compaction-mode=revision"], "no number of revisions"),
+            (&["--max-request-bytes=1000000000"], "the largest there can be"),
+            (&["--watch-progress-notify-interval=1ms"], "less than 100ms"),
         ] {
             let error = format!("{:#}", config(args).unwrap_err());
             assert!(error.contains(text), "{error}");
         }
         assert!(config(&["--name=x", "--initial-cluster=a=http://h:1"]).unwrap().myself().is_err());
         let kept = |text| config(&[&format!("--auto-compaction-retention={text}")]).unwrap().auto_compaction;
-        assert_eq!((kept("2"), kept("90s")), (Some(Duration::from_secs(7200)), Some(Duration::from_secs(90))));
+        let periodic = |seconds| Some(AutoCompaction::Periodic(Duration::from_secs(seconds)));
+        assert_eq!((kept("2"), kept("90s")), (periodic(7200), periodic(90)));
+        let by_revision = config(&["--auto-compaction-retention=1000", "--auto-compaction-mode=revision"]).unwrap();
+        assert_eq!(by_revision.auto_compaction, Some(AutoCompaction::Revisions(1000)));
     }
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod flags;
+mod join;
 mod serve;
 
 use anyhow::Result;

@@ -10,9 +10,11 @@ use pintle_raft as raft;
 use pintle_store::{Store, StoreOptions, etcd};
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::config::{Config, Files, Url};
+use super::join;
 use crate::{member, pki};
 
 /// Leases live at least so long that an election cannot end one before it could be renewed: three halves of its time, in
@@ -23,32 +25,75 @@ fn shortest_lease(election: Duration) -> i64 {
 }
 
 pub async fn run(config: Config) -> Result<()> {
-    let me = config.myself()?.clone();
+    join::check(&config)?;
     let _in_use = member::claim(&config.data_dir)?;
     warn_of_plain_text(&config);
     let mut listeners = Vec::new();
-    for url in &config.listen_clients {
-        listeners.push((member::listen(url.address()?).await?, client_tls(url, &config.client_tls)?));
+    for (url, kind) in ports(&config) {
+        listeners.push((member::listen(url.address()?).await?, client_tls(url, &config.client_tls)?, kind));
     }
     let server = Group::new("store");
     crate::signals::stop_on_signal(&server)?;
     let consensus = Group::new("consensus");
-    let (store, handle) = start(&config, me.id, &consensus).await?;
-    let fronts: Vec<JoinHandle<()>> =
-        listeners.into_iter().map(|(listener, tls)| member::serve_clients(&store, listener, tls, &server)).collect();
+    let peering = peering(&config)?;
+    let raft_dir = config.data_dir.join("raft");
+    let place = tokio::select! {
+        place = join::place(&config, &peering, &raft_dir) => place?,
+        () = server.stopping() => return Ok(()),
+    };
+    let (store, handle) = start(&config, place, peering.clone(), &consensus).await?;
+    join::watch_removal(&peering, &handle, &server);
+    let front = |(listener, tls, kind): (TcpListener, Option<etcd::Tls>, Port)| {
+        let router = match kind {
+            Port::All => etcd::router(&store),
+            Port::Grpc => etcd::grpc_router(&store),
+            Port::Http => etcd::http_router(&store),
+            Port::Metrics => etcd::metrics_router(&store),
+        };
+        member::serve(router, listener, tls, &server)
+    };
+    let fronts: Vec<JoinHandle<()>> = listeners.into_iter().map(front).collect();
     announce(&config, &store, &server);
 
     member::run_to_end(&handle, &server, &consensus, fronts).await
 }
 
-async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::Handle)> {
+/// What is served at a URL.
+#[derive(Clone, Copy)]
+enum Port {
+    All,
+    Grpc,
+    Http,
+    Metrics,
+}
+
+fn ports(config: &Config) -> Vec<(&Url, Port)> {
+    let clients = if config.listen_http.is_empty() { Port::All } else { Port::Grpc };
+    let groups =
+        [(&config.listen_clients, clients), (&config.listen_http, Port::Http), (&config.listen_metrics, Port::Metrics)];
+    groups.into_iter().flat_map(|(urls, kind)| urls.iter().map(move |url| (url, kind))).collect()
+}
+
+async fn start(
+    config: &Config,
+    place: join::Place,
+    peering: raft::Peering,
+    group: &Group,
+) -> Result<(Store, raft::Handle)> {
+    let join::Place { cluster_id, id, peers, join } = place;
     let options = StoreOptions {
-        cluster_id: config.cluster_id,
+        cluster_id,
         member_id: id,
+        name: config.name.clone(),
+        members_by_url: true,
+        max_learners: config.max_learners,
         lease_ttl_min: shortest_lease(config.election),
         request_timeout: Duration::from_secs(5) + config.election * 2,
         leader_patience: config.election * 3,
         auto_compaction: config.auto_compaction,
+        txn_operations: config.txn_operations,
+        request_bytes: config.request_bytes,
+        progress_interval: config.progress_interval,
         client_urls: config.advertise_clients.iter().map(Url::to_string).collect(),
         scheme: if config.listen_peer.tls { "https" } else { "http" },
         quota_bytes: config.quota_bytes,
@@ -57,21 +102,9 @@ async fn start(config: &Config, id: u64, group: &Group) -> Result<(Store, raft::
         ..StoreOptions::default()
     };
     let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;
-    let peers = config
-        .founders
-        .iter()
-        .map(|founder| raft::Peer {
-            id: founder.id,
-            name: founder.name.clone(),
-            peer_addr: founder.peer.authority.clone(),
-            // Known to the member alone, who publishes it: the founders must agree on what they found.
-            client_addr: String::new(),
-            api_addr: String::new(),
-        })
-        .collect();
     let listen = config.listen_peer.address()?;
-    let peering = peering(config)?;
-    let mut options = raft::Options::new(id, config.cluster_id, config.data_dir.join("raft"), listen, peers, peering);
+    let mut options = raft::Options::new(id, cluster_id, config.data_dir.join("raft"), listen, peers, peering);
+    options.join = join;
     options.heartbeat = config.heartbeat;
     options.election_min = config.election;
     options.election_max = config.election * 2;

@@ -25,6 +25,7 @@ use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
 use crate::mark::{Mark, MarkFile};
+use crate::meters::Meters;
 use crate::thread::Running;
 
 /// One thing to write.
@@ -178,6 +179,7 @@ pub(crate) struct Worker {
     truncations: u64,
     failed: Option<String>,
     fatal: FatalCell,
+    meters: Option<Meters>,
 }
 
 /// What a batch of operations amounts to.
@@ -205,7 +207,14 @@ impl Worker {
             failed: None,
             fatal,
             shared,
+            meters: None,
         }
+    }
+
+    /// Has every write measured.
+    pub fn measured_by(mut self, meters: Meters) -> Self {
+        self.meters = Some(meters);
+        self
     }
 
     fn run(mut self) {
@@ -254,7 +263,11 @@ impl Worker {
             self.lower_mark(kept)?;
         }
         let options = if plan.sync { &self.options } else { &self.lazy };
+        let (began, bytes) = (clock::now(), plan.batch.size_in_bytes());
         self.shared.db.write_opt(plan.batch, options).map_err(io::Error::other)?;
+        if let Some(meters) = &self.meters {
+            meters.wrote(bytes, began.elapsed(), plan.sync);
+        }
         if let Some(last) = plan.last {
             self.synced.last = last;
         }

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::tls::{self, Answering, PeerName, PeerStream};
 use crate::core::{Snapshot, TypeConfig};
+use crate::describe::Description;
 use crate::members::Change;
 use crate::node::Node;
 use crate::propose::{Refused, refusal, to_messages};
@@ -251,6 +252,12 @@ impl Consensus for Service {
         let change = Change::try_from(request.change).map_err(invalid)?;
         let refusal = self.node.change_as_leader(change).await.err().map(|refused| refusal(&refused));
         Ok(Response::new(pb::ChangeResponse { refusal }))
+    }
+
+    async fn describe(&self, _: Request<pb::DescribeRequest>) -> Answer<pb::DescribeResponse> {
+        let Description { cluster_id, members, index } = Description::of(&self.node);
+        let members = members.iter().map(wire::to_member).collect();
+        Ok(Response::new(pb::DescribeResponse { cluster_id, members, index }))
     }
 
     async fn probe(&self, request: Request<pb::ProbeRequest>) -> Answer<pb::ProbeResponse> {

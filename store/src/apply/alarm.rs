@@ -24,7 +24,11 @@ pub(super) fn refuses(alarms: &[Alarm], operation: &Operation) -> Option<Refusal
         | Operation::LeaseGrant(_)
         | Operation::LeaseRevoke(_)
         | Operation::LeaseExpire(_) => true,
-        Operation::LeaseRenew(_) | Operation::SetAlarm(_) | Operation::Publish(_) | Operation::Auth(_) => false,
+        Operation::LeaseRenew(_)
+        | Operation::SetAlarm(_)
+        | Operation::Publish(_)
+        | Operation::ExpectVoter(_)
+        | Operation::Auth(_) => false,
     };
     if changes && raised(AlarmType::Corrupt) {
         return Some(Reason::Corrupt.into());

@@ -96,6 +96,10 @@ fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome
             overlay.publish(attributes);
             Ok(Ok(Outcome::Answer(Bytes::new())))
         }
+        Operation::ExpectVoter(id) => {
+            overlay.expect_voter(id);
+            Ok(Ok(Outcome::Answer(Bytes::new())))
+        }
         Operation::Auth(change) => Ok(change_auth(overlay, &change)),
     }
 }

@@ -1,7 +1,7 @@
 //! The state as it will be: a base and the changes planned on top of it. Reads see both, so each command of an entry sees those
 //! before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     pub alarms: Vec<Alarm>,
     /// What members said of themselves.
     pub published: Vec<MemberAttributes>,
+    /// Members that are to vote once they have caught up; only new ones.
+    pub expected: BTreeSet<u64>,
     /// Users and roles, and their rows, if they changed.
     pub auth: Arc<AuthState>,
     pub auth_rows: Rows,
@@ -60,6 +62,7 @@ pub(crate) struct Overlay<'a> {
     attached: BTreeMap<(i64, Bytes), bool>,
     alarms: Vec<Alarm>,
     published: Vec<MemberAttributes>,
+    expected: BTreeSet<u64>,
     auth: Arc<AuthState>,
     auth_rows: Rows,
 }
@@ -78,6 +81,7 @@ impl<'a> Overlay<'a> {
             attached: BTreeMap::new(),
             alarms: base.alarms().to_vec(),
             published: Vec::new(),
+            expected: BTreeSet::new(),
             auth,
             auth_rows: Rows::new(),
         }
@@ -127,6 +131,10 @@ impl<'a> Overlay<'a> {
         self.published.push(attributes);
     }
 
+    pub fn expect_voter(&mut self, id: u64) {
+        self.expected.insert(id);
+    }
+
     pub fn auth(&self) -> &Arc<AuthState> {
         &self.auth
     }
@@ -156,6 +164,7 @@ impl<'a> Overlay<'a> {
             attached: self.attached,
             alarms: self.alarms,
             published: self.published,
+            expected: self.expected,
             auth: self.auth,
             auth_rows: self.auth_rows,
             replies,

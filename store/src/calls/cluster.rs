@@ -4,9 +4,11 @@ use pintle_base::clock;
 use pintle_proto::etcdserverpb::AlarmResponse;
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::{Alarm, MemberAttributes, SetAlarm};
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use crate::consensus::{ChangeFailure, Member, MemberChange};
 use crate::error::StoreError;
+use crate::limits;
 use crate::store::{Store, StoreOptions};
 
 impl Store {
@@ -15,9 +17,51 @@ impl Store {
         let mut members = self.shared().consensus().map(|consensus| consensus.members()).unwrap_or_default();
         members.sort_by_key(|member| member.id);
         for member in &mut members {
-            member.client_urls = self.shared().about.client_urls(member.id);
+            let said = self.shared().about.member(member.id).unwrap_or_default();
+            member.client_urls = said.client_urls;
+            if !said.name.is_empty() {
+                member.name = said.name;
+            }
         }
         members
+    }
+
+    /// Adds a member that has still to be started, by the URL of its peer port. It learns first: a member that is to vote does so once
+    /// it has caught up, so that adding one never costs the quorum.
+    pub async fn add_member(&self, peer_urls: &[String], learner: bool) -> Result<Member, StoreError> {
+        if !self.options().members_by_url {
+            let reason = "members of this cluster are added by starting them with its token".to_owned();
+            return Err(StoreError::Refused { reason });
+        }
+        let peer_addr = peer_address(peer_urls)?;
+        self.barrier().await?; // judged by what everybody knows
+        let members = self.members();
+        if members.iter().any(|member| member.peer_addr == peer_addr) {
+            return Err(StoreError::PeerUrlExists);
+        }
+        let about = &self.shared().about;
+        let only_learn =
+            members.iter().filter(|member| member.learner && !about.is_expected_to_vote(member.id)).count();
+        let learning = members.iter().filter(|member| member.learner).count();
+        if (learner && only_learn >= self.options().max_learners) || learning >= limits::LEARNERS {
+            return Err(StoreError::TooManyLearners);
+        }
+        let id = member_id(peer_urls);
+        if !learner {
+            self.propose(Operation::ExpectVoter(id), None).await?;
+        }
+        self.change(MemberChange::Add { id, peer_addr }).await?;
+        self.member(id)
+    }
+
+    /// Records the address at which a member's peer port is from now on.
+    pub async fn update_member(&self, id: u64, peer_urls: &[String]) -> Result<(), StoreError> {
+        let peer_addr = peer_address(peer_urls)?;
+        self.member(id)?;
+        if self.members().iter().any(|member| member.id != id && member.peer_addr == peer_addr) {
+            return Err(StoreError::PeerUrlExists);
+        }
+        self.change(MemberChange::Move { id, peer_addr }).await
     }
 
     /// Has a member that learns vote from now on.
@@ -78,10 +122,34 @@ impl Store {
         self.shared().about.alarms()
     }
 
+    /// What this member says of itself.
+    pub(crate) fn attributes(&self) -> MemberAttributes {
+        let StoreOptions { member_id, client_urls, name, .. } = &self.shared().options;
+        MemberAttributes { id: *member_id, client_urls: client_urls.clone(), name: name.clone() }
+    }
+
     /// Tells the others how clients reach this member.
     pub(crate) async fn publish(&self) -> Result<(), StoreError> {
-        let StoreOptions { member_id, client_urls, .. } = &self.shared().options;
-        let attributes = MemberAttributes { id: *member_id, client_urls: client_urls.clone() };
+        let attributes = self.attributes();
         self.propose(Operation::Publish(attributes), None).await.map(drop)
     }
+}
+
+/// The one address in the URLs of a member's peer port.
+fn peer_address(urls: &[String]) -> Result<String, StoreError> {
+    let [url] = urls else { return Err(StoreError::BadMemberUrls) };
+    let address = url.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme)).map(|(_, rest)| rest);
+    let address = address.ok_or(StoreError::BadMemberUrls)?.trim_end_matches('/');
+    let (host, port) = address.rsplit_once(':').ok_or(StoreError::BadMemberUrls)?;
+    if host.is_empty() || host.contains('/') || port.parse::<u16>().is_err() {
+        return Err(StoreError::BadMemberUrls);
+    }
+    Ok(address.to_owned())
+}
+
+/// As etcd names members that are added: never the same twice, whatever their URL.
+fn member_id(urls: &[String]) -> u64 {
+    let text = format!("{}{}", urls.concat(), clock::unix_millis());
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    digest.as_ref().first_chunk::<8>().map_or(1, |first| u64::from_be_bytes(*first)).max(1)
 }

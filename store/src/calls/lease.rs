@@ -32,6 +32,7 @@ impl Store {
                 other => other?,
             };
             answer.header = self.header(revision);
+            self.metrics().counters.leases_granted.inc();
             return Ok(answer);
         }
     }
@@ -45,6 +46,7 @@ impl Store {
 
     /// Gives a lease its full time again; TTL 0 says that there is no such lease.
     pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
+        self.metrics().counters.leases_renewed.inc();
         let header = self.header(self.revision());
         let ttl = match self.propose(Operation::LeaseRenew(id), None).await {
             Ok((Outcome::LeaseTtlSeconds(ttl), _)) => ttl,

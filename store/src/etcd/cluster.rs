@@ -7,7 +7,7 @@ use pintle_proto::etcdserverpb::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{require_leader, require_voter, unimplemented};
+use super::{acting, require_leader, require_voter};
 use crate::store::Store;
 
 pub(super) struct Cluster {
@@ -17,6 +17,12 @@ pub(super) struct Cluster {
 impl Cluster {
     pub fn new(store: Store) -> Self {
         Self { store }
+    }
+
+    fn admit<T>(&self, request: &Request<T>) -> Result<Store, Status> {
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        Ok(acting(&self.store, request))
     }
 
     fn members(&self) -> Vec<Member> {
@@ -38,31 +44,38 @@ impl ClusterService for Cluster {
         Ok(Response::new(MemberListResponse { header: self.store.header(0), members }))
     }
 
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        unimplemented()
+    /// A member that is to vote is shown as a learner until it has caught up.
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        let store = self.admit(&request)?;
+        let request = request.into_inner();
+        let added = store.add_member(&request.peer_ur_ls, request.is_learner).await?;
+        let member = Some(member(added, store.options().scheme));
+        Ok(Response::new(MemberAddResponse { header: store.header(0), member, members: self.members() }))
     }
 
     async fn member_remove(
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        require_leader(&self.store, request.metadata())?;
-        require_voter(&self.store)?;
-        self.store.remove_member(request.into_inner().id).await?;
+        self.admit(&request)?.remove_member(request.into_inner().id).await?;
         Ok(Response::new(MemberRemoveResponse { header: self.store.header(0), members: self.members() }))
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
-        unimplemented()
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        let store = self.admit(&request)?;
+        let request = request.into_inner();
+        store.update_member(request.id, &request.peer_ur_ls).await?;
+        Ok(Response::new(MemberUpdateResponse { header: store.header(0), members: self.members() }))
     }
 
     async fn member_promote(
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        require_leader(&self.store, request.metadata())?;
-        require_voter(&self.store)?;
-        self.store.promote(request.into_inner().id).await?;
+        self.admit(&request)?.promote(request.into_inner().id).await?;
         Ok(Response::new(MemberPromoteResponse { header: self.store.header(0), members: self.members() }))
     }
 }

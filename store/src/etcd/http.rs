@@ -1,4 +1,4 @@
-//! The HTTP endpoints beside gRPC: `/health`, `/livez`, `/readyz`, `/version`.
+//! The HTTP endpoints beside gRPC: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`.
 
 use std::fmt::Write;
 
@@ -28,6 +28,7 @@ pub(super) fn routes(store: Store) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/version", get(version))
+        .route("/metrics", get(metrics))
         .route("/livez", get(|store, query| all(store, query, LIVE)))
         .route("/livez/{check}", get(|store, check| one(store, check, LIVE)))
         .route("/readyz", get(|store, query| all(store, query, READY)))
@@ -49,6 +50,11 @@ async fn version() -> Response {
     json(StatusCode::OK, format!(r#"{{"etcdserver":"{VERSION}","etcdcluster":"{CLUSTER_VERSION}"}}"#))
 }
 
+async fn metrics(State(store): State<Store>) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], store.metrics().render(&store)).into_response()
+}
+
 async fn health(State(store): State<Store>, RawQuery(query): RawQuery) -> Response {
     let serializable = parameters(query.as_deref()).any(|pair| pair == ("serializable", "true"));
     let excluded = |name: &str| parameters(query.as_deref()).any(|pair| pair == ("exclude", name));
@@ -61,6 +67,12 @@ async fn health(State(store): State<Store>, RawQuery(query): RawQuery) -> Respon
         (None, false, None) => Err("RAFT NO LEADER".to_owned()),
         _ => read(&store, serializable).await.map_err(|error| format!("RANGE ERROR:{error}")),
     };
+    let counters = &store.metrics().counters;
+    if checked.is_ok() {
+        counters.health_success.inc()
+    } else {
+        counters.health_failures.inc()
+    }
     match checked {
         Ok(()) => json(StatusCode::OK, r#"{"health":"true","reason":""}"#.to_owned()),
         Err(reason) => {

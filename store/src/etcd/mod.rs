@@ -14,6 +14,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod meter;
 mod serve;
 mod watch;
 
@@ -39,15 +40,35 @@ pub const VERSION: &str = "3.5.30";
 /// The cluster version reported beside it.
 pub const CLUSTER_VERSION: &str = "3.5.0";
 
-const RECEIVE_BYTES: usize = limits::REQUEST_BYTES + limits::REQUEST_OVERHEAD_BYTES;
 /// As etcd: answers are not limited, a range is sent whole.
 const SEND_BYTES: usize = i32::MAX as usize;
 
-/// Everything a client port serves: gRPC, health, version.
+/// Everything a client port serves: gRPC, the JSON gateway, health, version, metrics.
 pub fn router(store: &Store) -> axum::Router {
+    let grpc = grpc(store);
+    http::routes(store.clone()).merge(gateway::routes(&grpc)).merge(grpc).fallback(http::nothing)
+}
+
+/// What a port for gRPC alone serves.
+pub fn grpc_router(store: &Store) -> axum::Router {
+    grpc(store).fallback(http::nothing)
+}
+
+/// What a port for everything but gRPC serves.
+pub fn http_router(store: &Store) -> axum::Router {
+    http::routes(store.clone()).merge(gateway::routes(&grpc(store))).fallback(http::nothing)
+}
+
+/// What a port for monitoring serves: metrics and health, nothing of the data.
+pub fn metrics_router(store: &Store) -> axum::Router {
+    http::routes(store.clone()).fallback(http::nothing)
+}
+
+fn grpc(store: &Store) -> axum::Router {
+    let receive = store.options().request_bytes.saturating_add(limits::REQUEST_OVERHEAD_BYTES);
     macro_rules! sized {
         ($server:expr) => {
-            $server.max_decoding_message_size(RECEIVE_BYTES).max_encoding_message_size(SEND_BYTES)
+            $server.max_decoding_message_size(receive).max_encoding_message_size(SEND_BYTES)
         };
     }
     let routes = Routes::new(sized!(KvServer::new(kv::Kv::new(store.clone()))))
@@ -58,10 +79,8 @@ pub fn router(store: &Store) -> axum::Router {
         .add_service(sized!(AuthServer::new(auth::Auth::new(store.clone()))))
         .add_service(sized!(LockServer::new(lock::Lock::new(store.clone()))))
         .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))));
-    let gate = gate::GateLayer { store: store.clone() };
-    let grpc = health::add(routes).into_axum_router().reset_fallback().layer(gate);
-    let gateway = gateway::routes(&grpc);
-    http::routes(store.clone()).merge(gateway).merge(grpc).fallback(http::nothing)
+    let meter = meter::MeterLayer { store: store.clone() };
+    health::add(routes).into_axum_router().reset_fallback().layer(gate::GateLayer { store: store.clone() }).layer(meter)
 }
 
 /// The store as the caller of a request may use it.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
@@ -50,6 +51,7 @@ impl WatchService for Watch {
             false => futures::future::pending().boxed(),
         };
         let session = Session::new(acting(&self.store, &request), leader_lost);
+        session.store.metrics().watch_streams.fetch_add(1, Ordering::Relaxed);
         let requests = request.into_inner();
         let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
             let answer = session.next(&mut requests).await?;
@@ -95,8 +97,15 @@ struct Slot {
     quiet: bool,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.store.metrics().watch_streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Session {
     fn new(store: Store, leader_lost: BoxFuture<'static, ()>) -> Self {
+        let interval = store.options().progress_interval;
         Self {
             feed: Feed::new(std::sync::Arc::clone(store.watches())),
             store,
@@ -105,7 +114,7 @@ impl Session {
             ids: BTreeMap::new(),
             next_id: 0,
             // Streams that were opened together do not report together.
-            progress: clock::ticker(rng::jitter(limits::PROGRESS_INTERVAL, 0.1)),
+            progress: clock::ticker(rng::jitter(interval, 0.1)),
             answers: VecDeque::new(),
             half_closed: false,
             over: false,

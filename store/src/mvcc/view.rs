@@ -1,5 +1,6 @@
 //! A consistent view of the state at one moment, and the trait by which apply and reads see any state, stored or planned.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::ControlFlow;
 
@@ -10,7 +11,7 @@ use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMo
 use super::key::{self, Interval};
 use super::record::{Row, Version, corrupt, decode_checked};
 use crate::auth::{self, AuthState};
-use crate::engine::{Generation, KV, LEASE, MEMBER_PREFIX, META, REV, STATE_KEY, read_state};
+use crate::engine::{EXPECTED_PREFIX, Generation, KV, LEASE, MEMBER_PREFIX, META, REV, STATE_KEY, read_state};
 
 /// Steps tried before a seek: neighbours usually lie in the same block, where a step is ten times cheaper.
 const STEPS_BEFORE_SEEK: usize = 8;
@@ -115,28 +116,33 @@ impl<'a> View<'a> {
 
     /// What members said of themselves.
     pub fn members(&self) -> io::Result<Vec<MemberAttributes>> {
-        let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(META)?);
-        iterator.seek(MEMBER_PREFIX);
-        let mut found = Vec::new();
-        while let Some((_, value)) = iterator.item().filter(|(raw, _)| raw.starts_with(MEMBER_PREFIX)) {
-            found.push(decode_checked(value, "member record")?);
-            iterator.next();
-        }
-        iterator.status().map_err(io::Error::other)?;
-        Ok(found)
+        self.meta_rows(MEMBER_PREFIX)?.iter().map(|(_, value)| decode_checked(value, "member record")).collect()
     }
 
     /// Users and roles.
     pub fn auth(&self) -> io::Result<AuthState> {
+        let rows = self.meta_rows(auth::PREFIX)?;
+        AuthState::load(rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
+    }
+
+    /// Members that are to vote once they have caught up.
+    pub fn expected_voters(&self) -> io::Result<BTreeSet<u64>> {
+        let id = |key: &[u8]| key.strip_prefix(EXPECTED_PREFIX)?.try_into().ok().map(u64::from_be_bytes);
+        let rows = self.meta_rows(EXPECTED_PREFIX)?;
+        rows.iter().map(|(key, _)| id(key).ok_or_else(|| corrupt("voter record"))).collect()
+    }
+
+    /// The rows of the meta family whose keys begin with `prefix`.
+    fn meta_rows(&self, prefix: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut iterator = self.snapshot.raw_iterator_cf(self.generation.family(META)?);
-        iterator.seek(auth::PREFIX);
+        iterator.seek(prefix);
         let mut rows = Vec::new();
-        while let Some((raw, value)) = iterator.item().filter(|(raw, _)| raw.starts_with(auth::PREFIX)) {
+        while let Some((raw, value)) = iterator.item().filter(|(raw, _)| raw.starts_with(prefix)) {
             rows.push((raw.to_vec(), value.to_vec()));
             iterator.next();
         }
         iterator.status().map_err(io::Error::other)?;
-        AuthState::load(rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
+        Ok(rows)
     }
 
     /// All leases, in the order of their ids' bytes.

@@ -215,6 +215,52 @@ async fn health_and_version_are_served_on_the_same_port() {
     assert_eq!((missing.code(), missing.message()), (Code::Unimplemented, "unknown service no.such.Service"));
 }
 
+#[tokio::test]
+async fn what_is_measured_is_told_under_the_names_of_etcd() {
+    let (local, address, channel) = served_at().await;
+    let mut kv = KvClient::new(channel.clone());
+    kv.put(put("a", "12")).await.unwrap();
+    kv.put(put("", "1")).await.unwrap_err();
+    kv.range(range("a", "")).await.unwrap();
+    kv.delete_range(DeleteRangeRequest { key: Bytes::from_static(b"a"), ..DeleteRangeRequest::default() })
+        .await
+        .unwrap();
+    let (_open, mut answers) = watch(channel).await;
+    let all = WatchCreateRequest { range_end: Bytes::from_static(&[0]), ..WatchCreateRequest::default() };
+    _open.send(create(all)).await.unwrap();
+    answer(&mut answers).await;
+    local.store.set_alarm(7, 1, true).await.unwrap();
+    let text = http_get(address, "/metrics").await;
+    let call = |method: &str| format!(r#"grpc_method="{method}",grpc_service="etcdserverpb.KV",grpc_type="unary""#);
+    for line in [
+        "etcd_server_has_leader 1".to_owned(),
+        "etcd_mvcc_put_total 1".to_owned(),
+        "etcd_mvcc_delete_total 1".to_owned(),
+        "etcd_mvcc_range_total 1".to_owned(),
+        "etcd_debugging_mvcc_total_put_size_in_bytes 3".to_owned(),
+        "etcd_debugging_mvcc_current_revision 3".to_owned(),
+        "etcd_debugging_mvcc_watcher_total 1".to_owned(),
+        "etcd_debugging_mvcc_watch_stream_total 1".to_owned(),
+        "etcd_server_proposals_pending 0".to_owned(),
+        format!(r#"etcd_debugging_server_alarms{{alarm_type="NOSPACE",server_id="7"}} 1"#),
+        format!("grpc_server_started_total{{{}}} 2", call("Put")),
+        format!(r#"grpc_server_handled_total{{grpc_code="OK",{}}} 1"#, call("Put")),
+        format!(r#"grpc_server_handled_total{{grpc_code="InvalidArgument",{}}} 1"#, call("Put")),
+        format!(r#"grpc_server_handled_total{{grpc_code="OK",{}}} 1"#, call("Range")),
+        format!(r#"etcd_server_version{{server_version="{}"}} 1"#, etcd::VERSION),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
+    }
+    assert!(text.contains("etcd_disk_backend_commit_duration_seconds_bucket"));
+    assert!(text.contains("process_resident_memory_bytes"));
+    let bytes = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    assert!(bytes("etcd_network_client_grpc_received_bytes_total") > 10.0);
+    assert!(bytes("etcd_network_client_grpc_sent_bytes_total") > 10.0);
+}
+
 async fn watch(channel: Channel) -> (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>) {
     let (send, requests) = mpsc::channel(16);
     let answers = WatchClient::new(channel).watch(ReceiverStream::new(requests)).await.unwrap().into_inner();

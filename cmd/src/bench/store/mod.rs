@@ -74,6 +74,8 @@ struct Figures {
     cpu: Duration,
     memory_bytes: u64,
     disk_bytes: u64,
+    /// Writes of the log to stable storage, of all members, per second: nobody is fast by leaving them out.
+    syncs: f64,
 }
 
 pub async fn run(args: Args) -> Result<()> {
@@ -131,9 +133,9 @@ async fn one_cluster(system: &System, members: usize, args: &Args) -> Result<Vec
 
 async fn measure(cluster: &Cluster, row: Row, data: Data, time: Duration) -> Result<Figures> {
     let channels = cluster.connect(load::connections(row.clients)).await?;
-    let before = cluster.usage();
+    let (before, synced) = (cluster.usage(), cluster.syncs().await?);
     let seen = load::run(row.workload, &channels, row.clients, time, data).await?;
-    let after = cluster.usage();
+    let (after, synced_after) = (cluster.usage(), cluster.syncs().await?);
     clock::sleep(Duration::from_millis(200)).await; // what one measurement left behind is not the next one's
     let mut latencies = seen.latencies;
     latencies.sort_unstable();
@@ -148,6 +150,7 @@ async fn measure(cluster: &Cluster, row: Row, data: Data, time: Duration) -> Res
         cpu: Duration::from_secs_f64((after.cpu_seconds - before.cpu_seconds).max(0.0) / count),
         memory_bytes: after.memory_bytes,
         disk_bytes: after.disk_bytes,
+        syncs: (synced_after - synced) / seen.elapsed.as_secs_f64(),
     })
 }
 
@@ -167,19 +170,20 @@ fn median(runs: &[Figures]) -> Option<Figures> {
         cpu: time(|figures| figures.cpu.as_secs_f64())?,
         memory_bytes: middle(|figures| figures.memory_bytes as f64)? as u64,
         disk_bytes: middle(|figures| figures.disk_bytes as f64)? as u64,
+        syncs: middle(|figures| figures.syncs)?,
     })
 }
 
 fn text(table: &[(Row, [Figures; 2])]) -> String {
     let mut text = String::from(
-        "members workload   clients  system    req/s     p50 ms   p99 ms  p99.9 ms  CPU us/req  memory MB  disk MB\n",
+        "members workload   clients  system    req/s     p50 ms   p99 ms  p99.9 ms  CPU us/req  memory MB  disk MB  fsyncs/s\n",
     );
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     for (Row { members, workload, clients }, both) in table {
         for (name, figures) in ["pintle", "etcd"].iter().zip(both) {
             let _ = writeln!(
                 text,
-                "{members:>7} {:<11} {clients:>6}  {name:<7} {:>8.0} {:>10.2} {:>8.2} {:>9.2} {:>11.1} {:>10.0} {:>8.0}",
+                "{members:>7} {:<11} {clients:>6}  {name:<7} {:>8.0} {:>10.2} {:>8.2} {:>9.2} {:>11.1} {:>10.0} {:>8.0} {:>9.0}",
                 workload.name(),
                 figures.per_second,
                 ms(figures.p50),
@@ -188,6 +192,7 @@ fn text(table: &[(Row, [Figures; 2])]) -> String {
                 figures.cpu.as_secs_f64() * 1e6,
                 figures.memory_bytes as f64 / 1e6,
                 figures.disk_bytes as f64 / 1e6,
+                figures.syncs,
             );
         }
         let [ours, theirs] = both;
@@ -221,6 +226,7 @@ fn figures(table: &[(Row, [Figures; 2])], versions: &[String; 2]) -> Value {
             "cpu_us_per_request": figures.cpu.as_secs_f64() * 1e6,
             "memory_bytes": figures.memory_bytes,
             "disk_bytes": figures.disk_bytes,
+            "fsyncs_per_second": figures.syncs,
         })
     };
     let rows: Vec<Value> = table

@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use pintle_base::clock;
 use pintle_proto::etcdserverpb::PutRequest;
 use pintle_proto::etcdserverpb::kv_client::KvClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::bench::usage;
@@ -136,6 +138,17 @@ impl Cluster {
         Ok(channels)
     }
 
+    /// How often the members have brought their logs to stable storage, all together, as they count it themselves.
+    pub async fn syncs(&self) -> Result<f64> {
+        let mut sum = 0.0;
+        for endpoint in &self.endpoints {
+            let text = metrics(endpoint).await.with_context(|| format!("read what {endpoint} measures"))?;
+            let line = text.lines().find_map(|line| line.strip_prefix(SYNCS));
+            sum += line.with_context(|| format!("{endpoint} does not count its syncs"))?.trim().parse::<f64>()?;
+        }
+        Ok(sum)
+    }
+
     pub fn usage(&self) -> Usage {
         let mut sum = Usage { disk_bytes: size(&self.dir), ..Usage::default() };
         for child in &self.children {
@@ -160,6 +173,19 @@ impl Drop for Cluster {
             tracing::warn!(%error, dir = %self.dir.display(), "data of a benchmark stays");
         }
     }
+}
+
+/// Both systems count under this name.
+const SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count ";
+
+/// What a member measures of itself. One request, then the connection's end.
+async fn metrics(endpoint: &str) -> Result<String> {
+    let address = endpoint.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    clock::timeout(READY, stream.read_to_string(&mut answer)).await??;
+    Ok(answer)
 }
 
 async fn takes_a_write(endpoint: &str) -> Result<()> {
