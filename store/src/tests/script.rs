@@ -17,7 +17,7 @@ use pintle_proto::store_v1::{LeaseExpire, LeaseGrant};
 use prost::Message;
 
 use super::local::{Local, command, read};
-use crate::mvcc::{range, scrub};
+use crate::mvcc::{hash, range, scrub};
 use crate::store::readable;
 
 #[track_caller]
@@ -37,6 +37,7 @@ fn run(local: &Local, line: &str) -> String {
     let operation = match word {
         "get" => return get(local, rest),
         "scrub" => return scrub::run_now(local.engine()).map(|()| "scrubbed".to_owned()).expect("scrub"),
+        "hash" => return hash(local, number(0)),
         "put" => Operation::Put(encode(&put(rest))),
         "del" => Operation::DeleteRange(encode(&delete(rest))),
         "txn" => Operation::Txn(encode(&txn(rest))),
@@ -188,6 +189,11 @@ fn get(local: &Local, rest: &str) -> String {
         Ok(at) => show_range(&range::read(&view, &request, at).expect("range")),
         Err(error) => error.to_string(),
     }
+}
+
+fn hash(local: &Local, revision: i64) -> String {
+    let generation = local.engine().current();
+    hash::hash_kv(&generation.view().expect("view"), revision).expect("hash").to_string()
 }
 
 fn show_range(response: &RangeResponse) -> String {
@@ -385,6 +391,28 @@ fn a_lease_takes_its_keys_with_it_in_one_revision_and_a_moved_key_stays() {
          b=2(3,5,2)!8 n=1
          r=8
          c=2(4,6,2) n=1",
+    );
+}
+
+/// The hashes are those that etcd 3.5.30 gave for the same requests.
+#[test]
+fn the_hash_counts_what_a_compaction_at_its_revision_would_keep() {
+    check(
+        "put a 1; put b 1; compact 3; put a 2; del b; hash 4; hash 5; scrub; hash 5; del a; hash 6; compact 4; hash 5; hash 6",
+        "r=2
+         r=3
+         r=3
+         r=4
+         r=5 deleted 1
+         2393049859
+         194725478
+         scrubbed
+         194725478
+         r=6 deleted 1
+         2747211595
+         r=6
+         194725478
+         1952583866",
     );
 }
 
