@@ -167,18 +167,13 @@ fn compare(text: &str) -> Compare {
         _ => (CompareTarget::Value, TargetUnion::Value(bytes(operand))),
     };
     let result = match result {
-        "=" => CompareResult::Equal,
-        ">" => CompareResult::Greater,
-        "<" => CompareResult::Less,
-        _ => CompareResult::NotEqual,
+        "=" => CompareResult::Equal.into(),
+        ">" => CompareResult::Greater.into(),
+        "<" => CompareResult::Less.into(),
+        "!=" => CompareResult::NotEqual.into(),
+        _ => 9, // not one that is known
     };
-    Compare {
-        result: result.into(),
-        target: target.into(),
-        key: bytes(words[1]),
-        range_end: bytes(end),
-        target_union: Some(union),
-    }
+    Compare { result, target: target.into(), key: bytes(words[1]), range_end: bytes(end), target_union: Some(union) }
 }
 
 fn get(local: &Local, rest: &str) -> String {
@@ -330,7 +325,7 @@ fn transactions_compare_before_they_write_and_nested_ones_see_the_state_before_e
 #[test]
 fn a_refused_transaction_writes_nothing_and_uses_no_revision() {
     check(
-        "put a 1; txn ? put b 1 | get a @9 :; txn ? put b 1 | put c lease=5 :; txn ? put b 1 | get a @-1 :; get a z",
+        "put a 1; txn ? put b 1 | get a @9 :; txn ? put b 1 | put c lease=5 :; txn ? put b 1 | get a @-2 :; get a z",
         "r=2
          r=2 FutureRevision
          r=2 LeaseNotFound
@@ -391,6 +386,40 @@ fn a_lease_takes_its_keys_with_it_in_one_revision_and_a_moved_key_stays() {
          b=2(3,5,2)!8 n=1
          r=8
          c=2(4,6,2) n=1",
+    );
+}
+
+#[test]
+fn a_put_alone_is_refused_for_its_lease_first_and_in_a_transaction_for_its_key_and_before_any_range() {
+    check(
+        "put a keep-value lease=8; txn ? put a keep-value lease=8 :; txn ? get z @9 | put a keep-value :",
+        "r=1 LeaseNotFound
+         r=1 KeyNotFound
+         r=1 KeyNotFound",
+    );
+}
+
+#[test]
+fn a_compare_by_an_unknown_relation_holds_but_for_the_value_of_a_missing_key() {
+    check(
+        "put a 1; txn version a unknown 5 ? get a :; txn value a unknown 5 ? get a :; txn value b unknown 5 ? get a :",
+        "r=2
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 no",
+    );
+}
+
+#[test]
+fn a_transaction_reads_at_minus_one_until_the_first_compaction() {
+    check(
+        "put a 1; txn ? get a @-1 :; txn ? get a @-2 :; put a 2; compact 2; txn ? get a @-1 :",
+        "r=2
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 Compacted
+         r=3
+         r=3
+         r=3 Compacted",
     );
 }
 
