@@ -12,9 +12,11 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod oversized;
 mod serve;
 mod watch;
 
+use axum::middleware::map_response;
 use pintle_proto::etcdserverpb::cluster_server::ClusterServer;
 use pintle_proto::etcdserverpb::kv_server::KvServer;
 use pintle_proto::etcdserverpb::lease_server::LeaseServer;
@@ -53,7 +55,7 @@ pub fn router(store: &Store) -> axum::Router {
         .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))))
         .add_service(sized!(LockServer::new(lock::Lock::new(store.clone()))))
         .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))));
-    let grpc = health::add(routes).into_axum_router().reset_fallback();
+    let grpc = health::add(routes).into_axum_router().reset_fallback().layer(map_response(oversized::reworded));
     let gateway = gateway::routes(&grpc);
     http::routes(store.clone()).merge(gateway).merge(grpc).fallback(http::nothing)
 }
