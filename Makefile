@@ -11,10 +11,10 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PINTLE := target/release/pintle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down check test failover bench
+.PHONY: help setup build up down check test differential foreign-clients failover bench
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## Install what building, running and testing needs (Debian 12; elsewhere it prints the list)
 	@scripts/setup
@@ -36,6 +36,12 @@ check: setup ## Formatting, lints, licences
 
 test: build ## Every test: unit, script, in-process clusters, real processes and clients
 	CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/run-test $(CARGO) test --release --locked --workspace --no-fail-fast
+
+differential: build ## A million random operations on the store and on a real etcd; `make test` does 50,000
+	PINTLE_DIFF_OPS=$${PINTLE_DIFF_OPS:-1000000} $(CARGO) test --release --locked -p pintle-tests --test differential -- --nocapture --test-threads=1
+
+foreign-clients: build ## Suites of clients that others wrote: Go, Rust, Node, Python
+	scripts/foreign-clients
 
 failover: build ## Kill the leader twenty times under load; print write gaps and losses
 	$(CARGO) build --release --locked -p pintle-jepsen

@@ -33,13 +33,17 @@ pub fn home() -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a home")
 }
 
-/// A program that `make setup` unpacked from a newer Debian suite.
-pub fn tool(suite: &str, program: &str) -> PathBuf {
-    let tools = std::env::var_os("PINTLE_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
+/// Where `make setup` unpacks packages, one directory for each Debian suite.
+pub fn tools() -> PathBuf {
+    std::env::var_os("PINTLE_TOOLS").map(PathBuf::from).unwrap_or_else(|| {
         let home = PathBuf::from(std::env::var_os("HOME").expect("HOME is set"));
         home.join(".cache/pintle/tools")
-    });
-    let path = tools.join(suite).join("usr/bin").join(program);
+    })
+}
+
+/// A program that `make setup` unpacked from a newer Debian suite.
+pub fn tool(suite: &str, program: &str) -> PathBuf {
+    let path = tools().join(suite).join("usr/bin").join(program);
     assert!(path.exists(), "{} is missing; run `make setup` first", path.display());
     path
 }

@@ -130,6 +130,10 @@ pub(crate) fn header(revision: i64) -> Option<ResponseHeader> {
 }
 
 fn put(overlay: &mut Overlay<'_>, request: &PutRequest) -> Applied<PutResponse> {
+    // By itself a put is refused for its lease first, within a transaction for its key.
+    if !lease_exists(overlay, request)? {
+        return Ok(Err(Reason::LeaseNotFound.into()));
+    }
     if let Err(refusal) = check_put(overlay, request)? {
         return Ok(Err(refusal));
     }
@@ -145,10 +149,14 @@ fn check_put(overlay: &Overlay<'_>, request: &PutRequest) -> Applied<()> {
     if keeps && overlay.newest(&request.key)?.is_none_or(|version| version.live.is_none()) {
         return Ok(Err(Reason::KeyNotFound.into()));
     }
-    if request.lease != 0 && overlay.lease(request.lease)?.is_none() {
+    if !lease_exists(overlay, request)? {
         return Ok(Err(Reason::LeaseNotFound.into()));
     }
     Ok(Ok(()))
+}
+
+fn lease_exists(overlay: &Overlay<'_>, request: &PutRequest) -> io::Result<bool> {
+    Ok(request.lease == 0 || overlay.lease(request.lease)?.is_some())
 }
 
 fn do_put(overlay: &mut Overlay<'_>, request: &PutRequest) -> io::Result<PutResponse> {

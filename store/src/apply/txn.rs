@@ -115,40 +115,57 @@ fn holds(source: &dyn Source, compare: &Compare) -> io::Result<bool> {
     }
     // A missing key has no value to compare, and is zero otherwise.
     let missing = Row { key: &[], modified: 0, sub: 0, live: false, created: 0, version: 0, lease: 0, value: &[] };
-    Ok(compare.target() != CompareTarget::Value && satisfies(compare, &missing))
+    Ok(CompareTarget::try_from(compare.target) != Ok(CompareTarget::Value) && satisfies(compare, &missing))
 }
 
+/// A target that is not known compares as equal, and a result that is not known is always met, as in etcd.
 fn satisfies(compare: &Compare, row: &Row<'_>) -> bool {
     let wanted = compare.target_union.as_ref();
-    let ordering = match (compare.target(), wanted) {
-        (CompareTarget::Version, Some(TargetUnion::Version(version))) => row.version.cmp(version),
-        (CompareTarget::Version, _) => row.version.cmp(&0),
-        (CompareTarget::Create, Some(TargetUnion::CreateRevision(revision))) => row.created.cmp(revision),
-        (CompareTarget::Create, _) => row.created.cmp(&0),
-        (CompareTarget::Mod, Some(TargetUnion::ModRevision(revision))) => row.modified.cmp(revision),
-        (CompareTarget::Mod, _) => row.modified.cmp(&0),
-        (CompareTarget::Value, Some(TargetUnion::Value(value))) => row.value.cmp(value.as_ref()),
-        (CompareTarget::Value, _) => row.value.cmp(&[]),
-        (CompareTarget::Lease, Some(TargetUnion::Lease(lease))) => row.lease.cmp(lease),
-        (CompareTarget::Lease, _) => row.lease.cmp(&0),
+    let ordering = match (CompareTarget::try_from(compare.target), wanted) {
+        (Ok(CompareTarget::Version), Some(TargetUnion::Version(version))) => row.version.cmp(version),
+        (Ok(CompareTarget::Version), _) => row.version.cmp(&0),
+        (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(revision))) => row.created.cmp(revision),
+        (Ok(CompareTarget::Create), _) => row.created.cmp(&0),
+        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(revision))) => row.modified.cmp(revision),
+        (Ok(CompareTarget::Mod), _) => row.modified.cmp(&0),
+        (Ok(CompareTarget::Value), Some(TargetUnion::Value(value))) => row.value.cmp(value.as_ref()),
+        (Ok(CompareTarget::Value), _) => row.value.cmp(&[]),
+        (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(lease))) => row.lease.cmp(lease),
+        (Ok(CompareTarget::Lease), _) => row.lease.cmp(&0),
+        (Err(_), _) => Ordering::Equal,
     };
-    match compare.result() {
-        CompareResult::Equal => ordering == Ordering::Equal,
-        CompareResult::Greater => ordering == Ordering::Greater,
-        CompareResult::Less => ordering == Ordering::Less,
-        CompareResult::NotEqual => ordering != Ordering::Equal,
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => ordering == Ordering::Equal,
+        Ok(CompareResult::Greater) => ordering == Ordering::Greater,
+        Ok(CompareResult::Less) => ordering == Ordering::Less,
+        Ok(CompareResult::NotEqual) => ordering != Ordering::Equal,
+        Err(_) => true,
     }
 }
 
-/// Checks the branches taken, before anything is written.
+/// Checks the branches taken, before anything is written: all puts, then all ranges.
 fn check(overlay: &Overlay<'_>, request: &TxnRequest, path: &mut Path) -> Applied<()> {
+    let puts = check_each(request, path, &mut |operation| match operation {
+        Request::RequestPut(put) => check_put(overlay, put),
+        _ => Ok(Ok(())),
+    })?;
+    if puts.is_err() {
+        return Ok(puts);
+    }
+    path.next = 0;
+    check_each(request, path, &mut |operation| match operation {
+        Request::RequestRange(range) => Ok(check_range(overlay, range)),
+        _ => Ok(Ok(())),
+    })
+}
+
+/// Goes through the operations of the branches taken, until one is refused.
+fn check_each(request: &TxnRequest, path: &mut Path, check: &mut dyn FnMut(&Request) -> Applied<()>) -> Applied<()> {
     let succeeded = path.take();
     for operation in branch(request, succeeded) {
         let checked = match &operation.request {
-            Some(Request::RequestRange(range)) => check_range(overlay, range),
-            Some(Request::RequestPut(put)) => check_put(overlay, put)?,
-            Some(Request::RequestDeleteRange(_)) => Ok(()),
-            Some(Request::RequestTxn(nested)) => check(overlay, nested, path)?,
+            Some(Request::RequestTxn(nested)) => check_each(nested, path, check)?,
+            Some(other) => check(other)?,
             None => Err(Reason::KeyNotFound.into()),
         };
         if checked.is_err() {
@@ -160,13 +177,13 @@ fn check(overlay: &Overlay<'_>, request: &TxnRequest, path: &mut Path) -> Applie
 
 /// Whether the revision a range asks for can be read, by the replicated state alone.
 fn check_range(source: &dyn Source, range: &RangeRequest) -> Result<(), Refusal> {
+    let compacted = source.compacted();
+    // Before the first compaction etcd stands at -1, which then reads what is current.
+    let first = if compacted == 0 { -1 } else { compacted };
     match range.revision {
         0 => Ok(()),
         revision if revision > source.revision() => Err(Reason::FutureRevision.into()),
-        revision if revision < source.compacted() => {
-            Err(Refusal { reason: Reason::Compacted, detail: source.compacted() })
-        }
-        revision if revision < 0 => Err(Refusal { reason: Reason::Compacted, detail: 0 }),
+        revision if revision < first => Err(Refusal { reason: Reason::Compacted, detail: compacted }),
         _ => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! Counts gRPC calls, how they ended, and their bytes, around everything that answers them.
+//! Counts gRPC calls, how they ended, and their bytes, around everything that answers them; what the transport refuses by itself is
+//! put into etcd's words on the way.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,6 +13,7 @@ use pin_project_lite::pin_project;
 use tonic::Code;
 use tower::{Layer, Service};
 
+use super::oversized;
 use crate::metrics::Call;
 use crate::store::Store;
 
@@ -98,6 +100,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.inner.poll(context));
+        let response = oversized::reworded(response);
         let Some(mut ending) = this.ending.take() else { return Poll::Ready(Ok(response)) };
         ending.tell(response.headers()); // refused without a body
         Poll::Ready(Ok(response.map(|body| Body::new(Sent { body, ending }))))

@@ -15,6 +15,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod meter;
+mod oversized;
 mod serve;
 mod watch;
 

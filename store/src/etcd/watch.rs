@@ -24,7 +24,7 @@ use super::{acting, no_leader, require_leader, require_voter, wants_leader};
 use crate::error::{StoreError, WatchError};
 use crate::limits;
 use crate::store::{Leadership, Store};
-use crate::watch::{Feed, Filters, WatchBatch, WatchOptions};
+use crate::watch::{Feed, Filters, Selector, WatchBatch, WatchOptions};
 
 /// Stands for the whole stream, or for a watch that was never made.
 const NO_WATCH: i64 = -1;
@@ -173,12 +173,15 @@ impl Session {
             range_end: request.range_end,
             progress_notify: false,
         };
+        let duplicate = request.watch_id != 0 && self.slots.contains_key(&request.watch_id);
         let made = if self.slots.len() >= limits::WATCHERS_PER_STREAM {
             Err(StoreError::Overloaded.to_string())
-        } else if request.watch_id != 0 && self.slots.contains_key(&request.watch_id) {
+        } else if let Err(error) = Selector::new(&options) {
+            Err(error.to_string())
+        } else if duplicate {
             Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
         } else {
-            self.permitted(&options).and_then(|()| self.feed.add(&options).map_err(refusal))
+            self.permitted(&options).and_then(|()| self.feed.add(&options).map_err(|error| error.to_string()))
         };
         let (feed_id, created) = match made {
             Ok(made) => made,
@@ -296,14 +299,6 @@ fn filters(filters: &[i32]) -> Filters {
     Filters {
         no_put: filters.contains(&i32::from(FilterType::Noput)),
         no_delete: filters.contains(&i32::from(FilterType::Nodelete)),
-    }
-}
-
-/// The reason as etcd's watch puts it: without the server's prefix.
-fn refusal(error: WatchError) -> String {
-    match error {
-        WatchError::Compacted { .. } => "mvcc: required revision has been compacted".to_owned(),
-        other => other.to_string(),
     }
 }
 

@@ -4,18 +4,23 @@
 //! It depends on the replicated compact revision and never on how far the scrub is: what the scrub may remove is left out.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use pintle_proto::mvccpb::KeyValue;
 use prost::Message;
 
-use super::key;
+use super::key::{self, Interval};
 use super::record::{Version, corrupt, decode_change};
 use super::view::{Source, View};
 
 /// The CRC-32C over every kept change up to `revision`.
+///
+/// Of the changes up to the compact revision those count that a compaction at `revision` would keep; if nothing lives at
+/// `revision`, those that the compaction which there was kept.
 pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
     let compacted = view.compacted();
+    let kept_at = if anything_lives(view, revision)? { revision } else { compacted };
     let mut sum = crc32c::crc32c(b"key");
     let mut changes = view.changes(0)?;
     while let Some((raw, change)) = changes.item() {
@@ -24,7 +29,7 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
             break;
         }
         let (deleted, changed) = decode_change(change)?;
-        let kept = main > compacted || (!deleted && is_newest(view, changed, main, compacted)?);
+        let kept = main > compacted || (!deleted && is_newest(view, changed, main, kept_at)?);
         if kept && let Some(version) = view.version(changed, main)? {
             sum = crc32c::crc32c_append(sum, &revision_bytes(main, sub, deleted));
             sum = crc32c::crc32c_append(sum, &stored_value(changed, &version));
@@ -33,6 +38,15 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
     }
     changes.status().map_err(io::Error::other)?;
     Ok(sum)
+}
+
+fn anything_lives(view: &View<'_>, at: i64) -> io::Result<bool> {
+    let mut found = false;
+    view.scan(&Interval::From(Bytes::new()), at, &mut |_| {
+        found = true;
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
 }
 
 /// True if nothing after `main` and up to `at` was written to the key.

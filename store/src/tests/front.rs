@@ -294,6 +294,7 @@ async fn one_stream_carries_many_watches() {
     let empty = WatchCreateRequest {
         key: Bytes::from_static(b"b"),
         range_end: Bytes::from_static(b"a"),
+        watch_id: 7, // taken as well, but this is said first
         ..WatchCreateRequest::default()
     };
     send.send(create(empty)).await.unwrap();

@@ -17,7 +17,7 @@ use pintle_proto::store_v1::{LeaseExpire, LeaseGrant};
 use prost::Message;
 
 use super::local::{Local, command, read};
-use crate::mvcc::{range, scrub};
+use crate::mvcc::{hash, range, scrub};
 use crate::store::readable;
 
 #[track_caller]
@@ -37,6 +37,7 @@ fn run(local: &Local, line: &str) -> String {
     let operation = match word {
         "get" => return get(local, rest),
         "scrub" => return scrub::run_now(local.engine()).map(|()| "scrubbed".to_owned()).expect("scrub"),
+        "hash" => return hash(local, number(0)),
         "put" => Operation::Put(encode(&put(rest))),
         "del" => Operation::DeleteRange(encode(&delete(rest))),
         "txn" => Operation::Txn(encode(&txn(rest))),
@@ -166,18 +167,13 @@ fn compare(text: &str) -> Compare {
         _ => (CompareTarget::Value, TargetUnion::Value(bytes(operand))),
     };
     let result = match result {
-        "=" => CompareResult::Equal,
-        ">" => CompareResult::Greater,
-        "<" => CompareResult::Less,
-        _ => CompareResult::NotEqual,
+        "=" => CompareResult::Equal.into(),
+        ">" => CompareResult::Greater.into(),
+        "<" => CompareResult::Less.into(),
+        "!=" => CompareResult::NotEqual.into(),
+        _ => 9, // not one that is known
     };
-    Compare {
-        result: result.into(),
-        target: target.into(),
-        key: bytes(words[1]),
-        range_end: bytes(end),
-        target_union: Some(union),
-    }
+    Compare { result, target: target.into(), key: bytes(words[1]), range_end: bytes(end), target_union: Some(union) }
 }
 
 fn get(local: &Local, rest: &str) -> String {
@@ -188,6 +184,11 @@ fn get(local: &Local, rest: &str) -> String {
         Ok(at) => show_range(&range::read(&view, &request, at).expect("range")),
         Err(error) => error.to_string(),
     }
+}
+
+fn hash(local: &Local, revision: i64) -> String {
+    let generation = local.engine().current();
+    hash::hash_kv(&generation.view().expect("view"), revision).expect("hash").to_string()
 }
 
 fn show_range(response: &RangeResponse) -> String {
@@ -324,7 +325,7 @@ fn transactions_compare_before_they_write_and_nested_ones_see_the_state_before_e
 #[test]
 fn a_refused_transaction_writes_nothing_and_uses_no_revision() {
     check(
-        "put a 1; txn ? put b 1 | get a @9 :; txn ? put b 1 | put c lease=5 :; txn ? put b 1 | get a @-1 :; get a z",
+        "put a 1; txn ? put b 1 | get a @9 :; txn ? put b 1 | put c lease=5 :; txn ? put b 1 | get a @-2 :; get a z",
         "r=2
          r=2 FutureRevision
          r=2 LeaseNotFound
@@ -385,6 +386,62 @@ fn a_lease_takes_its_keys_with_it_in_one_revision_and_a_moved_key_stays() {
          b=2(3,5,2)!8 n=1
          r=8
          c=2(4,6,2) n=1",
+    );
+}
+
+#[test]
+fn a_put_alone_is_refused_for_its_lease_first_and_in_a_transaction_for_its_key_and_before_any_range() {
+    check(
+        "put a keep-value lease=8; txn ? put a keep-value lease=8 :; txn ? get z @9 | put a keep-value :",
+        "r=1 LeaseNotFound
+         r=1 KeyNotFound
+         r=1 KeyNotFound",
+    );
+}
+
+#[test]
+fn a_compare_by_an_unknown_relation_holds_but_for_the_value_of_a_missing_key() {
+    check(
+        "put a 1; txn version a unknown 5 ? get a :; txn value a unknown 5 ? get a :; txn value b unknown 5 ? get a :",
+        "r=2
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 no",
+    );
+}
+
+#[test]
+fn a_transaction_reads_at_minus_one_until_the_first_compaction() {
+    check(
+        "put a 1; txn ? get a @-1 :; txn ? get a @-2 :; put a 2; compact 2; txn ? get a @-1 :",
+        "r=2
+         r=2 yes [a=1(2,2,1) n=1 @2]
+         r=2 Compacted
+         r=3
+         r=3
+         r=3 Compacted",
+    );
+}
+
+/// The hashes are those that etcd 3.5.30 gave for the same requests.
+#[test]
+fn the_hash_counts_what_a_compaction_at_its_revision_would_keep() {
+    check(
+        "put a 1; put b 1; compact 3; put a 2; del b; hash 4; hash 5; scrub; hash 5; del a; hash 6; compact 4; hash 5; hash 6",
+        "r=2
+         r=3
+         r=3
+         r=4
+         r=5 deleted 1
+         2393049859
+         194725478
+         scrubbed
+         194725478
+         r=6 deleted 1
+         2747211595
+         r=6
+         194725478
+         1952583866",
     );
 }
 

@@ -1,0 +1,180 @@
+//! The differences that are permitted, each with its reason. What is not in this file must be the same.
+
+use pintle_proto::etcdserverpb::range_request::SortTarget;
+use pintle_proto::etcdserverpb::{
+    HashKvResponse, RangeRequest, RangeResponse, ResponseHeader, StatusResponse, request_op, response_op,
+};
+use pintle_proto::mvccpb::KeyValue;
+
+use super::step::{Answer, Call};
+
+/// The line of etcd that is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    V3_4,
+    V3_5,
+}
+
+/// A permitted difference: it takes out of both answers what may differ.
+struct Permitted {
+    #[allow(dead_code)] // read by people
+    why: &'static str,
+    /// The lines of etcd that differ so.
+    lines: &'static [Reference],
+    settle: fn(&Call, &mut Answer),
+}
+
+const ALL: &[Reference] = &[Reference::V3_4, Reference::V3_5];
+
+const OLD: &[Reference] = &[Reference::V3_4];
+
+const PERMITTED: &[Permitted] = &[
+    Permitted {
+        why: "ids of cluster and member are of the cluster, terms of its elections",
+        lines: ALL,
+        settle: |_, answer| without_ids(answer.header()),
+    },
+    Permitted {
+        why: "a lease's remaining time is the clock's: it must be positive, and not above what was granted",
+        lines: ALL,
+        settle: |_, answer| {
+            if let Answer::TimeToLive(answer) = answer
+                && (answer.granted_ttl.saturating_sub(60)..=answer.granted_ttl).contains(&answer.ttl)
+                && answer.ttl > 0
+            {
+                answer.ttl = answer.granted_ttl;
+            }
+        },
+    },
+    Permitted {
+        why: "leases are listed, and their keys told, in no order",
+        lines: ALL,
+        settle: |_, answer| match answer {
+            Answer::Leases(answer) => answer.leases.sort_by_key(|lease| lease.id),
+            Answer::TimeToLive(answer) => answer.keys.sort(),
+            _ => (),
+        },
+    },
+    Permitted {
+        why: "etcd's sort keeps no order among more than twelve keys that are equal in what is sorted by; pintle's is by key",
+        lines: ALL,
+        settle: |call, answer| match (call, answer) {
+            (Call::Range(request), Answer::Range(answer)) => unordered(request, answer),
+            (Call::Txn(request), Answer::Txn(answer)) => unordered_within(request, answer),
+            _ => (),
+        },
+    },
+    Permitted {
+        why: "etcd tells a winner the revision of its first try, pintle the one at which it was seen to have won",
+        lines: ALL,
+        settle: |call, answer| {
+            if let (Call::Campaign(_), Some(header)) = (call, answer.header()) {
+                header.revision = 0;
+            }
+        },
+    },
+    Permitted {
+        why: "sizes, indexes and the version are of the implementation",
+        lines: ALL,
+        settle: |_, answer| {
+            if let Answer::Status(answer) = answer {
+                *answer = StatusResponse {
+                    header: answer.header,
+                    errors: std::mem::take(&mut answer.errors),
+                    is_learner: answer.is_learner,
+                    ..StatusResponse::default()
+                };
+            }
+        },
+    },
+    Permitted {
+        why: "members have ids and addresses of their own",
+        lines: ALL,
+        settle: |_, answer| {
+            if let Answer::MemberList(answer) = answer {
+                for member in &mut answer.members {
+                    member.id = 0;
+                    member.peer_ur_ls.truncate(1);
+                    member.client_ur_ls.truncate(1);
+                    member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls).for_each(String::clear);
+                }
+            }
+        },
+    },
+    Permitted {
+        why: "3.4 answers about alarms without a header",
+        lines: OLD,
+        settle: |_, answer| {
+            if let Answer::Alarm(answer) = answer {
+                answer.header = None;
+            }
+        },
+    },
+    Permitted {
+        why: "etcd tells the hashed revision from 3.6 on, as pintle does",
+        lines: ALL,
+        settle: |_, answer| {
+            if let Answer::HashKv(HashKvResponse { hash_revision, .. }) = answer {
+                *hash_revision = 0;
+            }
+        },
+    },
+];
+
+/// Takes out of both answers what may differ.
+pub fn settle(reference: Reference, call: &Call, ours: &mut Answer, theirs: &mut Answer) {
+    for permitted in PERMITTED.iter().filter(|permitted| permitted.lines.contains(&reference)) {
+        (permitted.settle)(call, ours);
+        (permitted.settle)(call, theirs);
+    }
+}
+
+pub fn without_ids(header: Option<&mut ResponseHeader>) {
+    if let Some(header) = header {
+        *header = ResponseHeader { revision: header.revision, ..ResponseHeader::default() };
+    }
+}
+
+/// Up to so many elements Go sorts by insertion, which keeps the order of equals.
+const SORTED_BY_INSERTION: i64 = 12;
+
+fn unordered(request: &RangeRequest, answer: &mut RangeResponse) {
+    if request.sort_target == i32::from(SortTarget::Key) || answer.count <= SORTED_BY_INSERTION {
+        return;
+    }
+    let target = request.sort_target;
+    let sorted_by = |kv: &KeyValue| match SortTarget::try_from(target) {
+        Ok(SortTarget::Version) => (kv.version, bytes::Bytes::new()),
+        Ok(SortTarget::Create) => (kv.create_revision, bytes::Bytes::new()),
+        Ok(SortTarget::Mod) => (kv.mod_revision, bytes::Bytes::new()),
+        // With keys alone the value is not there to tell equals by.
+        Ok(SortTarget::Value) if !request.keys_only => (0, kv.value.clone()),
+        _ => (0, bytes::Bytes::new()),
+    };
+    let last = answer.kvs.last().map(sorted_by);
+    for equals in answer.kvs.chunk_by_mut(|a, b| sorted_by(a) == sorted_by(b)) {
+        if answer.more && Some(sorted_by(&equals[0])) == last {
+            equals.fill(KeyValue::default()); // which of them were cut off is as open
+        } else {
+            equals.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+    }
+}
+
+fn unordered_within(
+    request: &pintle_proto::etcdserverpb::TxnRequest,
+    answer: &mut pintle_proto::etcdserverpb::TxnResponse,
+) {
+    let branch = if answer.succeeded { &request.success } else { &request.failure };
+    for (op, response) in branch.iter().zip(&mut answer.responses) {
+        match (&op.request, &mut response.response) {
+            (Some(request_op::Request::RequestRange(request)), Some(response_op::Response::ResponseRange(answer))) => {
+                unordered(request, answer);
+            }
+            (Some(request_op::Request::RequestTxn(request)), Some(response_op::Response::ResponseTxn(answer))) => {
+                unordered_within(request, answer);
+            }
+            _ => (),
+        }
+    }
+}
