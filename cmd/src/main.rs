@@ -176,7 +176,7 @@ fn client(
     command: store::ctl::grammar::Command,
     log_level: Option<String>,
 ) -> ExitCode {
-    signals::end_with_the_reader();
+    // SIGPIPE stays ignored: a member that closes its connection must not end this program.
     if let Err(error) = prepare(log_level.as_deref().unwrap_or("warn"), telemetry::Format::Text) {
         eprintln!("Error: {error:#}");
         return ExitCode::FAILURE;

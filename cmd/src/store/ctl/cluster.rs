@@ -97,7 +97,7 @@ pub async fn endpoint(context: &Context, args: EndpointArgs) -> Done {
             let (mut failed, request) = (false, e::StatusRequest {});
             for endpoint in &endpoints {
                 match Client::of(endpoint, &context.settings).await?.ask(request).await {
-                    Ok(status) => list.push((endpoint.clone(), status)),
+                    Ok(status) => list.push((endpoint.clone(), known(status))),
                     Err(error) => {
                         eprintln!("Failed to get the status of endpoint {endpoint} ({error})");
                         failed = true;
@@ -111,7 +111,8 @@ pub async fn endpoint(context: &Context, args: EndpointArgs) -> Done {
             let (mut list, mut failed) = (Vec::new(), None);
             for endpoint in &endpoints {
                 match Client::of(endpoint, &context.settings).await?.ask(e::HashKvRequest { revision: rev }).await {
-                    Ok(hash) => list.push((endpoint.clone(), hash)),
+                    // Servers since 3.6 tell more than etcdctl 3.5 prints.
+                    Ok(hash) => list.push((endpoint.clone(), e::HashKvResponse { hash_revision: 0, ..hash })),
                     Err(error) => {
                         eprintln!("Failed to get the hash of endpoint {endpoint} ({error})");
                         failed = Some(error);
@@ -122,6 +123,11 @@ pub async fn endpoint(context: &Context, args: EndpointArgs) -> Done {
             failed.map_or(Ok(()), |error| Err(error.into()))
         }
     }
+}
+
+/// A status as of 3.5.
+fn known(status: e::StatusResponse) -> e::StatusResponse {
+    e::StatusResponse { storage_version: String::new(), db_size_quota: 0, downgrade_info: None, ..status }
 }
 
 /// Those of the flag, or of all members.

@@ -243,7 +243,7 @@ pub struct TxnArgs {
     #[arg(value_name = "ARGUMENTS", hide = true)]
     pub words: Vec<OsString>,
     /// Asks for each part
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_parser = go::switch, action = clap::ArgAction::Set)]
     pub interactive: bool,
 }
 
@@ -257,7 +257,7 @@ pub struct WatchArgs {
     #[arg(last = true, value_name = "COMMAND")]
     pub exec: Vec<OsString>,
     /// Reads lines such as `watch KEY` and `progress`
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, value_parser = go::switch, action = clap::ArgAction::Set)]
     pub interactive: bool,
     /// All keys that start with KEY
     #[arg(long)]

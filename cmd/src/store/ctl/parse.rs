@@ -95,7 +95,8 @@ pub fn refused(error: &clap::Error, program: &str) -> Option<Failure> {
         }
         ErrorKind::TooManyValues => {
             let value = context(ContextKind::InvalidValue);
-            format!("invalid argument {} for {flag:?} flag: it is a switch", go::quote(value.as_bytes()))
+            let why = go::switch(&value).err().unwrap_or_default();
+            format!("invalid argument {} for {flag:?} flag: {why}", go::quote(value.as_bytes()))
         }
         _ => error.to_string().trim().trim_start_matches("error: ").to_owned(),
     };
@@ -150,6 +151,10 @@ mod tests {
             (
                 "etcdctl get a --rev=x",
                 "invalid argument \"x\" for \"--rev\" flag: strconv.ParseInt: parsing \"x\": invalid syntax",
+            ),
+            (
+                "etcdctl get a --prefix=x",
+                "invalid argument \"x\" for \"--prefix\" flag: strconv.ParseBool: parsing \"x\": invalid syntax",
             ),
             ("etcdctl", "help"),
             ("etcdctl lease", "help"),

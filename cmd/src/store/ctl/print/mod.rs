@@ -7,7 +7,9 @@ mod json;
 mod simple;
 mod table;
 
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 use bytes::Bytes;
 use pintle_proto::authpb::Permission;
@@ -16,6 +18,9 @@ use prost::Message;
 
 use super::rpc::Answer as Named;
 use super::{Done, Failure};
+
+/// 128 and the number of the signal SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -138,11 +143,16 @@ impl Printer {
     }
 }
 
-/// Writes to standard output at once: a reader waits for every event.
+/// Writes to standard output, at once and in one piece: a reader waits for every event.
+///
+/// # Errors
+/// The reader went away: silently, with the code that a shell gives to a program that died of it.
 pub fn out(text: impl AsRef<[u8]>) -> Done {
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(text.as_ref()).and_then(|()| stdout.flush());
-    written.map_err(|error| Failure::error(format!("write to standard output: {error}")))
+    let written = std::io::stdout().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).write_all(text.as_ref()));
+    written.map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Failure::told(BROKEN_PIPE),
+        _ => Failure::error(format!("write to standard output: {error}")),
+    })
 }
 
 fn protobuf(answer: &Answer<'_>) -> Option<Vec<u8>> {
