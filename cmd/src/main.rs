@@ -60,7 +60,7 @@ enum Command {
     /// Run a worker: joins a cluster and runs its pods
     Agent(agent::AgentArgs),
     /// The store alone, as an etcd: serve one, and use one with etcdctl's commands
-    Store(store::StoreArgs),
+    Store(Box<store::StoreArgs>),
     /// Local clusters on this machine
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -99,7 +99,7 @@ fn main() -> ExitCode {
         Some("etcd") => etcd("etcd", &args[1..]),
         Some("etcdctl") => return etcdctl(args),
         _ => match parse(args) {
-            Ok(Cli { command: Command::Store(args), log_level, .. }) => return store(args, log_level),
+            Ok(Cli { command: Command::Store(args), log_level, .. }) => return store(*args, log_level),
             Ok(cli) => run(cli),
             Err(code) => return code,
         },
@@ -166,7 +166,7 @@ fn store(args: store::StoreArgs, log_level: Option<String>) -> ExitCode {
             let flags: Vec<OsString> = flags.into_iter().map(OsString::from).collect();
             exit_code(etcd("pintle store serve", &flags))
         }
-        store::StoreCommand::Client(command) => client(args.globals, command, log_level),
+        store::StoreCommand::Client(command) => client(args.globals, *command, log_level),
     }
 }
 

@@ -28,7 +28,7 @@ pub enum StoreCommand {
         flags: Vec<String>,
     },
     #[command(flatten)]
-    Client(ctl::grammar::Command),
+    Client(Box<ctl::grammar::Command>),
 }
 
 /// What a program called with the flags of an etcd is to do.

@@ -164,19 +164,21 @@ impl Client {
     /// [`CallError::Late`] if no member answers before `deadline`.
     pub async fn channel(&self, deadline: Option<Instant>) -> Result<Channel, CallError> {
         let mut link = self.link.lock().await;
-        let mut pause = BACKOFF.0;
+        let (mut pause, mut why) = (BACKOFF.0, String::new());
         loop {
             if let Some(channel) = &link.channel {
                 return Ok(channel.clone());
             }
-            let mut why = String::new();
             for _ in 0..self.targets.len() {
                 let target = &self.targets[link.at];
                 let connecting = target.connect(&self.settings);
                 let connected = match deadline {
                     Some(deadline) => match tokio::time::timeout_at(deadline, connecting).await {
                         Ok(connected) => connected,
-                        Err(_) => break,
+                        Err(_) => {
+                            why = format!("{}: it does not answer", target.name);
+                            break;
+                        }
                     },
                     None => connecting.await,
                 };

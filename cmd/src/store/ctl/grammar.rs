@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::go;
 
-/// The program called `etcdctl`.
+/// A client of the store, or of an etcd, with etcdctl's commands.
 #[derive(Parser)]
 #[command(name = "etcdctl", disable_version_flag = true, max_term_width = 120, after_help = EXAMPLES)]
 pub struct Etcdctl {

@@ -199,6 +199,9 @@ impl Following {
                 Ok(answer) => {
                     let last =
                         answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.mod_revision).max();
+                    // Progress says that everything up to it has been sent.
+                    let progress = answer.events.is_empty() && !answer.canceled;
+                    let last = last.or(progress.then(|| answer.header.unwrap_or_default().revision));
                     let next = last.map_or(0, |last| last + 1);
                     self.create.start_revision = self.create.start_revision.max(next);
                     return Ok(answer);
@@ -282,6 +285,6 @@ fn why(answer: &WatchResponse) -> String {
     } else if answer.cancel_reason.is_empty() {
         "etcdserver: mvcc: required revision is a future revision".to_owned()
     } else {
-        told(&Status::failed_precondition(answer.cancel_reason.clone()))
+        answer.cancel_reason.clone()
     }
 }

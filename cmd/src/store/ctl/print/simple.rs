@@ -123,12 +123,8 @@ fn time_to_live(text: &mut Vec<u8>, answer: &e::LeaseTimeToLiveResponse, keys: K
 
 fn role(text: &mut Vec<u8>, name: &str, answer: &e::AuthRoleGetResponse) {
     line(text, format!("Role {name}").as_bytes());
-    let all = name == "root" && answer.perm.is_empty();
     for (heading, wanted) in [("KV Read:", (|p| lets(p).0) as fn(&Permission) -> bool), ("KV Write:", |p| lets(p).1)] {
         line(text, heading.as_bytes());
-        if all {
-            line(text, b"\t[, <open ended>");
-        }
         answer.perm.iter().filter(|permission| wanted(permission)).for_each(|permission| range(text, permission));
     }
 }
