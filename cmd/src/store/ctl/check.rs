@@ -34,6 +34,10 @@ const PERF_TIME: Duration = Duration::from_secs(60);
 /// What `perf` asks of a cluster: no write slower, and not more spread.
 const SLOWEST: f64 = 0.5;
 const SPREAD: f64 = 0.1;
+/// How often writes are let go.
+const TICK: Duration = Duration::from_millis(2);
+/// Writes that wait for a client where no rate is kept.
+const STOCK: u64 = 1000;
 /// How long cleaning up may take.
 const CLEAN_UP: Duration = Duration::from_secs(30);
 
@@ -231,18 +235,18 @@ impl Load {
 
     /// Lets as many writes go as there are to be, `rate` in a second, or as fast as they are done.
     async fn release(&self, permits: &Semaphore, rate: Option<u64>) {
-        let period =
-            rate.map_or(Duration::from_millis(1), |rate| Duration::from_secs(1) / u32::try_from(rate).unwrap_or(1));
-        let mut ticker = clock::ticker(period);
+        let began = clock::now();
+        let mut ticker = clock::ticker(TICK);
         let mut released = 0;
         while released < self.most && self.until.is_none_or(|until| clock::now() < until) {
             ticker.tick().await;
-            // Without a rate a small stock is kept, so that nobody waits for the ticker.
-            let batch = if rate.is_some() {
-                1
-            } else {
-                (1000_u64.saturating_sub(permits.available_permits() as u64)).min(self.most - released)
+            let waiting = permits.available_permits() as u64;
+            let due = match rate {
+                // By the time that passed: a late tick does not lower the rate.
+                Some(rate) => u64::try_from((clock::now() - began).as_millis()).unwrap_or(u64::MAX) * rate / 1000,
+                None => released + STOCK.saturating_sub(waiting),
             };
+            let batch = due.min(self.most).saturating_sub(released);
             permits.add_permits(usize::try_from(batch).unwrap_or_default());
             released += batch;
         }
