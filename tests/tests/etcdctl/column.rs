@@ -24,6 +24,8 @@ pub struct Column {
     /// The lease granted last.
     lease: String,
     member: String,
+    /// The member added last.
+    added: String,
 }
 
 /// What a line did, without what differs between two servers.
@@ -45,8 +47,15 @@ impl Column {
         let directory = home.path().join(format!("column{number}"));
         std::fs::create_dir(&directory).expect("make a directory");
         let server = Server::start(server, &directory);
-        let mut column =
-            Self { name, client: client.to_owned(), server, directory, lease: "0".to_owned(), member: String::new() };
+        let mut column = Self {
+            name,
+            client: client.to_owned(),
+            server,
+            directory,
+            lease: "0".to_owned(),
+            member: String::new(),
+            added: "0".to_owned(),
+        };
         column.wait();
         column
     }
@@ -74,6 +83,9 @@ impl Column {
         if let Some(granted) = output.strip_prefix("lease ").filter(|rest| rest.contains("granted")) {
             self.lease = granted.split(' ').next().expect("an id").to_owned();
         }
+        if let Some(added) = output.strip_prefix("Member ").filter(|rest| rest.contains(" added ")) {
+            self.added = added.split_whitespace().next().expect("an id").to_owned();
+        }
         let complaints = self.complaints(&String::from_utf8_lossy(&complaints));
         let mut did = Did { code, output: self.same(&output, row.how), complaints: self.same(&complaints, row.how) };
         match row.how {
@@ -90,7 +102,10 @@ impl Column {
     /// Runs it to its end, or interrupts it after its lines.
     fn ran(&self, row: &Row) -> (Option<i32>, Vec<u8>, Vec<u8>) {
         let line = row.line.replace("{lease}", &self.lease).replace("{address}", &self.server.address);
-        let line = line.replace("{member}", &self.member).replace("{home}", &self.directory.display().to_string());
+        let line = line
+            .replace("{member}", &self.member)
+            .replace("{added}", &self.added)
+            .replace("{home}", &self.directory.display().to_string());
         let mut command = Command::new(&self.client);
         command.env("ETCDCTL_API", "3").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !line.contains("--endpoints") {

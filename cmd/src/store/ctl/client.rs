@@ -175,10 +175,11 @@ impl Client {
                 let connected = match deadline {
                     Some(deadline) => match tokio::time::timeout_at(deadline, connecting).await {
                         Ok(connected) => connected,
-                        Err(_) => {
+                        Err(_) if why.is_empty() => {
                             why = format!("{}: it does not answer", target.name);
                             break;
                         }
+                        Err(_) => break,
                     },
                     None => connecting.await,
                 };

@@ -4,7 +4,7 @@ use pintle_base::clock;
 use pintle_proto::etcdserverpb as e;
 
 use super::client::Client;
-use super::grammar::{AlarmCommand, DefragArgs, EndpointArgs, EndpointCommand, MemberCommand, Words};
+use super::grammar::{AlarmCommand, DefragArgs, EndpointArgs, EndpointCommand, HashArgs, MemberCommand, Words};
 use super::print::{self, Answer, Format, Health};
 use super::{Context, Done, Failure, exactly, go, kv};
 
@@ -107,22 +107,29 @@ pub async fn endpoint(context: &Context, args: EndpointArgs) -> Done {
             context.printer.print(&Answer::Status(&list))?;
             if failed { Err(Failure::told(1)) } else { Ok(()) }
         }
-        EndpointCommand::Hashkv { rev, .. } => {
-            let (mut list, mut failed) = (Vec::new(), None);
-            for endpoint in &endpoints {
-                match Client::of(endpoint, &context.settings).await?.ask(e::HashKvRequest { revision: rev }).await {
-                    // Servers since 3.6 tell more than etcdctl 3.5 prints.
-                    Ok(hash) => list.push((endpoint.clone(), e::HashKvResponse { hash_revision: 0, ..hash })),
-                    Err(error) => {
-                        eprintln!("Failed to get the hash of endpoint {endpoint} ({error})");
-                        failed = Some(error);
-                    }
-                }
+        EndpointCommand::Hashkv { rev, .. } => hashes(context, &endpoints, rev).await,
+    }
+}
+
+pub async fn hashkv(context: &Context, args: HashArgs) -> Done {
+    let endpoints = endpoints(context, args.cluster).await?;
+    hashes(context, &endpoints, args.rev).await
+}
+
+async fn hashes(context: &Context, endpoints: &[String], revision: i64) -> Done {
+    let (mut list, mut failed) = (Vec::new(), None);
+    for endpoint in endpoints {
+        match Client::of(endpoint, &context.settings).await?.ask(e::HashKvRequest { revision }).await {
+            // Servers since 3.6 tell more than etcdctl 3.5 prints.
+            Ok(hash) => list.push((endpoint.clone(), e::HashKvResponse { hash_revision: 0, ..hash })),
+            Err(error) => {
+                eprintln!("Failed to get the hash of endpoint {endpoint} ({error})");
+                failed = Some(error);
             }
-            context.printer.print(&Answer::HashKv(&list))?;
-            failed.map_or(Ok(()), |error| Err(error.into()))
         }
     }
+    context.printer.print(&Answer::HashKv(&list))?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// A status as of 3.5.

@@ -117,6 +117,9 @@ pub enum Command {
     Member(MemberCommand),
     /// Health, status and hashes of members
     Endpoint(EndpointArgs),
+    /// The same as `endpoint hashkv`
+    #[command(hide = true)]
+    Hashkv(HashArgs),
     /// Hand the leadership to another member
     MoveLeader(Words),
     /// Alarms, such as of a full store
@@ -386,6 +389,16 @@ pub enum EndpointCommand {
         #[arg(long, value_name = "REVISION", default_value_t = 0, value_parser = go::flag_int)]
         rev: i64,
     },
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct HashArgs {
+    /// All members of the cluster instead of --endpoints
+    #[arg(long)]
+    pub cluster: bool,
+    /// Up to this revision; 0 is the newest
+    #[arg(long, value_name = "REVISION", default_value_t = 0, value_parser = go::flag_int)]
+    pub rev: i64,
 }
 
 #[derive(Subcommand)]

@@ -100,6 +100,7 @@ pub async fn run(globals: Globals, command: Command) -> Done {
         Command::Elect(args) => concurrency::elect(&context, args).await,
         Command::Member(command) => cluster::member(&context, command).await,
         Command::Endpoint(args) => cluster::endpoint(&context, args).await,
+        Command::Hashkv(args) => cluster::hashkv(&context, args).await,
         Command::MoveLeader(args) => cluster::move_leader(&context, args).await,
         Command::Alarm(command) => cluster::alarm(&context, command).await,
         Command::Defrag(args) => cluster::defrag(&context, args).await,
