@@ -90,6 +90,11 @@ impl Column {
         let mut did = Did { code, output: self.same(&output, row.how), complaints: self.same(&complaints, row.how) };
         match row.how {
             How::Whole | How::Shape => (),
+            How::Sorted => {
+                let mut items: Vec<&str> = did.output.split([',', '\n', '"']).collect();
+                items.sort_unstable();
+                did.output = items.join(",");
+            }
             How::Usage => {
                 did.output.clear();
                 did.complaints = did.complaints.lines().filter(|line| line.starts_with("Error: ")).collect();
@@ -106,7 +111,7 @@ impl Column {
             .replace("{member}", &self.member)
             .replace("{added}", &self.added)
             .replace("{home}", &self.directory.display().to_string());
-        let mut command = Command::new(&self.client);
+        let mut command = command(&self.client);
         command.env("ETCDCTL_API", "3").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !line.contains("--endpoints") {
             command.arg(format!("--endpoints={}", self.server.address));
@@ -265,6 +270,15 @@ pub fn read(mut stream: impl Read + Send + 'static) -> (std::thread::JoinHandle<
     (reader, counted)
 }
 
+/// A program without the variables of whoever runs the tests.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ETCD")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// Splits at spaces; what stands in single quotes is one word.
 pub fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
@@ -323,7 +337,7 @@ impl Server {
 
     fn spawn(program: &Path, arguments: &[String], log: &Path) -> Killed {
         let file = std::fs::File::options().create(true).append(true).open(log).expect("open a log");
-        let process = Command::new(program)
+        let process = command(program)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("share the log"))

@@ -9,10 +9,10 @@ mod column;
 mod rows;
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
-use column::{Column, DEADLINE, Killed, Server, read, words};
+use column::{Column, DEADLINE, Killed, Server, command, read, words};
 use pintle_tests::{pintle, tool};
 use rows::{AUTH, CLUSTER, HOLDING, KEYS, LEASES, Row, TRANSACTIONS, WATCHES, row};
 use tempfile::TempDir;
@@ -56,12 +56,12 @@ fn users_and_roles_are_handled_as_by_etcdctl() {
 fn a_watch_goes_on_where_it_was_when_its_member_comes_back() {
     let home = pintle_tests::home();
     let mut column = Column::start("pintle", &link(&home, "etcdctl"), &link(&home, "etcd"), &home, 0);
-    let command = Command::new(&column.client)
+    let spawned = command(&column.client)
         .args(["--endpoints", &column.server.address, "watch", "w", "--rev=1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn();
-    let mut watch = Killed(command.expect("start a watch"));
+    let mut watch = Killed(spawned.expect("start a watch"));
     let (output, lines) = read(watch.0.stdout.take().expect("standard output"));
     let until = |wanted: usize| {
         let began = Instant::now();
@@ -87,8 +87,8 @@ fn a_mirror_has_what_there_was_and_what_comes() {
         assert_eq!(from.run(&row(line)).output, "OK\n");
     }
     let arguments = ["--endpoints", &from.server.address, "make-mirror", "--prefix=a/", "--dest-prefix=m/"];
-    let command = Command::new(&client).args(arguments).arg(&to.server.address).stdin(Stdio::null()).spawn();
-    let _mirror = Killed(command.expect("start a mirror"));
+    let spawned = command(&client).args(arguments).arg(&to.server.address).stdin(Stdio::null()).spawn();
+    let _mirror = Killed(spawned.expect("start a mirror"));
     let mut until = |wanted: &str| {
         let began = Instant::now();
         while to.run(&row("get '' --prefix")).output != wanted {
@@ -121,25 +121,26 @@ fn certificates_are_shown_and_checked() {
             "--client-cert-auth".to_owned(),
         ],
     );
+    let began = Instant::now();
+    while !server.log().contains("ready to serve client requests") {
+        assert!(began.elapsed() < DEADLINE, "it does not serve: {}", server.log());
+        std::thread::yield_now();
+    }
     let client = link(&home, "etcdctl");
     let me = [format!("--cert={}", path("me.crt")), format!("--key={}", path("me.key"))];
     let ask = |scheme: &str, more: &[String], seconds: &str| {
-        let mut command = Command::new(&client);
-        command.args(more).args(["put", "a", "1", "--command-timeout", seconds]);
-        pintle_tests::ran(command.env("ETCDCTL_ENDPOINTS", format!("{scheme}{}", server.address)))
+        let mut asked = command(&client);
+        asked.args(more).args(["put", "a", "1", "--command-timeout", seconds]);
+        pintle_tests::ran(asked.env("ETCDCTL_ENDPOINTS", format!("{scheme}{}", server.address)))
     };
     let with = |file: &str| [&me[..], &[format!("--cacert={}", path(file))]].concat();
     assert_eq!(ask("https://", &with("ca.crt"), "30s").ok(), "OK\n");
     assert_eq!(ask("", &with("ca.crt"), "30s").ok(), "OK\n");
     let skip = [&me[..], &["--insecure-skip-tls-verify".to_owned()]].concat();
     assert_eq!(ask("https://", &skip, "30s").ok(), "OK\n");
-    for (files, why) in [(with("other.crt"), "UnknownIssuer"), (with("ca.crt")[2..].to_vec(), "https://")] {
+    for (files, why) in [(with("other.crt"), "invalid peer certificate"), (with("ca.crt")[2..].to_vec(), "Error: ")] {
         let refused = ask("https://", &files, "1s");
-        assert_eq!(refused.code, 1, "{refused:?}");
-        assert!(
-            refused.stderr.contains(why) && refused.stderr.ends_with("Error: context deadline exceeded\n"),
-            "{refused:?}"
-        );
+        assert!(refused.code == 1 && refused.stdout.is_empty() && refused.stderr.contains(why), "{refused:?}");
     }
     let half = ask("https://", &me[..1], "1s");
     assert!(half.code == 128 && half.stderr.contains("KeyFile and CertFile must both be present"), "{half:?}");
@@ -159,7 +160,7 @@ fn a_saved_snapshot_is_one_to_etcdutl() {
     column.run(&row("put a 1"));
     assert_eq!(column.run(&row("snapshot save {home}/saved.db")).output, "Snapshot saved at <home>/saved.db\n");
     let saved = column.directory.join("saved.db");
-    let mut etcdutl = Command::new(etcd.with_file_name("etcdutl"));
+    let mut etcdutl = command(&etcd.with_file_name("etcdutl"));
     let status = pintle_tests::ran(etcdutl.args(["snapshot", "status"]).arg(&saved)).ok();
     assert!(status.contains(", 2, "), "revision 2: {status}");
     assert!(!column.directory.join("saved.db.part").exists());
@@ -169,7 +170,7 @@ fn a_saved_snapshot_is_one_to_etcdutl() {
 fn pintle_store_has_the_same_commands() {
     let home = pintle_tests::home();
     let column = Column::start("pintle", &link(&home, "etcdctl"), &link(&home, "etcd"), &home, 0);
-    let store = |line: &str| pintle_tests::ran(Command::new(pintle()).arg("store").args(words(line)));
+    let store = |line: &str| pintle_tests::ran(command(&pintle()).arg("store").args(words(line)));
     let endpoint = format!("--endpoints={}", column.server.address);
     assert_eq!(store(&format!("{endpoint} put a 1")).ok(), "OK\n");
     assert_eq!(store(&format!("get a --print-value-only {endpoint}")).ok(), "1\n");

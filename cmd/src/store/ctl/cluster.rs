@@ -68,8 +68,7 @@ async fn add(context: &Context, words: &[String], peer_urls: &str, is_learner: b
     let answer = context.client().await?.ask(request).await?;
     let id = answer.member.as_ref().map_or(0, |member| member.id);
     let cluster = answer.header.unwrap_or_default().cluster_id;
-    let role = if answer.member.as_ref().is_some_and(|member| member.is_learner) { " as learner " } else { " " };
-    context.printer.tell_only(format!("Member {id:16x} added{role}to cluster {cluster:16x}"), &answer)?;
+    context.printer.tell_only(format!("Member {id:16x} added to cluster {cluster:16x}"), &answer)?;
     if context.printer.format != Format::Simple {
         return Ok(());
     }

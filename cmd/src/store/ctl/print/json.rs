@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pintle_proto::etcdserverpb as e;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, MapKey, ReflectMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 
 use super::super::rpc::Answer as Named;
 use super::{Answer, Whole};
@@ -202,11 +202,8 @@ fn value(text: &mut String, value: &Value) {
             }
             text.push(']');
         }
-        Value::Map(map) => {
-            // None of etcd's messages has one.
-            let keys: Vec<&MapKey> = map.keys().collect();
-            push(text, format_args!("{{\"entries\":{}}}", keys.len()));
-        }
+        // None of etcd's messages has one.
+        Value::Map(_) => text.push_str("{}"),
     }
 }
 
