@@ -18,10 +18,12 @@ mod status;
 mod store;
 mod token;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use pintle_base::telemetry;
 
 #[global_allocator]
@@ -57,9 +59,8 @@ enum Command {
     Server(server::ServerArgs),
     /// Run a worker: joins a cluster and runs its pods
     Agent(agent::AgentArgs),
-    /// The store alone, as an etcd: serve it
-    #[command(subcommand)]
-    Store(store::StoreCommand),
+    /// The store alone, as an etcd: serve one, and use one with etcdctl's commands
+    Store(Box<store::StoreArgs>),
     /// Local clusters on this machine
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -92,10 +93,21 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match called_as_etcd() {
-        Some((program, flags)) => etcd(&program, &flags),
-        None => run(Cli::parse()),
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let name = args.first().and_then(|program| Path::new(program).file_name()).unwrap_or_default();
+    let result = match name.to_str() {
+        Some("etcd") => etcd("etcd", &args[1..]),
+        Some("etcdctl") => return etcdctl(args),
+        _ => match parse(args) {
+            Ok(Cli { command: Command::Store(args), log_level, .. }) => return store(*args, log_level),
+            Ok(cli) => run(cli),
+            Err(code) => return code,
+        },
     };
+    exit_code(result)
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,18 +117,87 @@ fn main() -> ExitCode {
     }
 }
 
-/// A program called `etcd` is a member of a store, with etcd's flags.
-fn called_as_etcd() -> Option<(String, Vec<String>)> {
-    let mut args = std::env::args_os().map(|arg| arg.to_string_lossy().into_owned());
-    let program = args.next()?;
-    let name = std::path::Path::new(&program).file_name()?.to_str()?;
-    (name == "etcd").then(|| (name.to_owned(), args.collect()))
+/// Reads the command line. Lines of the store's client are refused as etcdctl refuses them.
+fn parse(args: Vec<OsString>) -> Result<Cli, ExitCode> {
+    let command = Cli::command().mut_subcommand("store", store::ctl::tuned);
+    let mut words = args.iter().skip(1).filter(|arg| !arg.to_string_lossy().starts_with('-'));
+    let of_store = words.next().is_some_and(|word| word == "store");
+    let of_client = of_store && words.next().is_none_or(|word| word != "serve");
+    let args = match command.find_subcommand("store").filter(|_| of_client) {
+        Some(store) => store::ctl::plain_switches(store, args),
+        None => args,
+    };
+    let parsed = command.try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| match of_client {
+        true => refuse(&error, "pintle store"),
+        false => error.exit(),
+    })
+}
+
+/// A program called `etcdctl` is the client of a store.
+fn etcdctl(args: Vec<OsString>) -> ExitCode {
+    let command = store::ctl::tuned(store::ctl::grammar::Etcdctl::command());
+    let args = store::ctl::plain_switches(&command, args);
+    let parsed = command.try_get_matches_from(args);
+    match parsed.and_then(|matches| store::ctl::grammar::Etcdctl::from_arg_matches(&matches)) {
+        Ok(cli) => client(cli.globals, cli.command, None),
+        Err(error) => refuse(&error, "etcdctl"),
+    }
+}
+
+/// Help that was asked for goes to standard output; what is wrong is told in one line.
+fn refuse(error: &clap::Error, program: &str) -> ExitCode {
+    match store::ctl::refused(error, program) {
+        Some(failure) => {
+            eprintln!("Error: {}\nRun '{program} --help' for usage.", failure.text);
+            ExitCode::from(failure.code)
+        }
+        None => {
+            signals::end_with_the_reader();
+            print!("{}", error.render());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn store(args: store::StoreArgs, log_level: Option<String>) -> ExitCode {
+    match args.command {
+        store::StoreCommand::Serve { flags } => {
+            let flags: Vec<OsString> = flags.into_iter().map(OsString::from).collect();
+            exit_code(etcd("pintle store serve", &flags))
+        }
+        store::StoreCommand::Client(command) => client(args.globals, *command, log_level),
+    }
+}
+
+/// One command of the store's client, with etcdctl's exit codes.
+fn client(
+    globals: store::ctl::grammar::Globals,
+    command: store::ctl::grammar::Command,
+    log_level: Option<String>,
+) -> ExitCode {
+    // SIGPIPE stays ignored: a member that closes its connection must not end this program.
+    if let Err(error) = prepare(log_level.as_deref().unwrap_or("warn"), telemetry::Format::Text) {
+        eprintln!("Error: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    let mut outcome = Ok(());
+    let ran = block_on(async {
+        outcome = store::ctl::run(globals, command).await;
+        Ok(())
+    });
+    let failure = match (ran, outcome) {
+        (Ok(()), Ok(())) => return ExitCode::SUCCESS,
+        (Ok(()), Err(failure)) => failure,
+        (Err(error), _) => store::ctl::Failure::error(format!("{error:#}")),
+    };
+    if !failure.text.is_empty() {
+        eprintln!("Error: {}", failure.text);
+    }
+    ExitCode::from(failure.code)
 }
 
 fn run(cli: Cli) -> Result<()> {
-    if let Command::Store(store::StoreCommand::Serve { flags }) = &cli.command {
-        return etcd("pintle store serve", flags);
-    }
     let daemon = matches!(cli.command, Command::Server(_) | Command::Agent(_));
     let balancer = matches!(cli.command, Command::Cluster(cluster::ClusterCommand::Balance(_)));
     if !daemon && !balancer {
@@ -144,8 +225,9 @@ fn run(cli: Cli) -> Result<()> {
 }
 
 /// One member of a store of its own.
-fn etcd(program: &str, flags: &[String]) -> Result<()> {
-    match store::read(program, flags).map_err(|error| exit::with(exit::Exit::Usage, format!("{error:#}")))? {
+fn etcd(program: &str, flags: &[OsString]) -> Result<()> {
+    let flags: Vec<String> = flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect();
+    match store::read(program, &flags).map_err(|error| exit::with(exit::Exit::Usage, format!("{error:#}")))? {
         store::Etcd::Print(text) => {
             signals::end_with_the_reader();
             print!("{text}");
@@ -184,10 +266,7 @@ async fn dispatch(command: Command) -> Result<()> {
         Command::Token(command) => token::run(command).await,
         Command::Images(command) => images::run(command).await,
         Command::Bench(command) => bench::run(command).await,
-        Command::Store(store::StoreCommand::Serve { .. })
-        | Command::Completion { .. }
-        | Command::Version { .. }
-        | Command::HelpExitCodes => Ok(()),
+        Command::Store(_) | Command::Completion { .. } | Command::Version { .. } | Command::HelpExitCodes => Ok(()),
     }
 }
 

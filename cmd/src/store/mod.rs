@@ -1,6 +1,7 @@
-//! `pintle store`: the store alone, as an etcd.
+//! `pintle store`: the store alone, as an etcd: the server, and the commands of its client.
 
 mod config;
+pub mod ctl;
 mod flags;
 mod join;
 mod serve;
@@ -10,6 +11,15 @@ use anyhow::Result;
 /// The etcd whose surface is served, in the line that wrappers of etcd look for.
 const VERSION_LINE: &str = "etcd Version: ";
 
+#[derive(clap::Args)]
+#[command(after_help = ctl::grammar::EXAMPLES)]
+pub struct StoreArgs {
+    #[command(flatten)]
+    pub globals: ctl::grammar::Globals,
+    #[command(subcommand)]
+    pub command: StoreCommand,
+}
+
 #[derive(clap::Subcommand)]
 pub enum StoreCommand {
     /// Run one member of a store of its own; takes etcd's flags: pintle store serve --help
@@ -18,6 +28,8 @@ pub enum StoreCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<String>,
     },
+    #[command(flatten)]
+    Client(Box<ctl::grammar::Command>),
 }
 
 /// What a program called with the flags of an etcd is to do.

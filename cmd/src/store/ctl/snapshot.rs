@@ -1,0 +1,160 @@
+//! `snapshot save`: one member's data in a file.
+//!
+//! Always holds: the file of that name is whole, or is not there. What arrives goes to NAME.part; its checksum is checked,
+//! it is synced, and then renamed.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt;
+use pintle_proto::etcdserverpb::SnapshotRequest;
+use pintle_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use sha2::{Digest, Sha256};
+
+use super::client::{CallError, Client, told};
+use super::grammar::SnapshotCommand;
+use super::{Context, Done, Failure, go, print};
+
+/// Bytes of the checksum that a snapshot ends with.
+const CHECKSUM: usize = 32;
+
+pub async fn run(context: &Context, command: SnapshotCommand) -> Done {
+    match command {
+        SnapshotCommand::Save(args) => match &args.words[..] {
+            [path] => save(context, Path::new(path)).await,
+            _ => Err(Failure::bad_args("snapshot save expects one argument")),
+        },
+        SnapshotCommand::Status(_) => {
+            Err(Failure::bad_feature("snapshot status is not supported here; use `etcdutl snapshot status`"))
+        }
+        SnapshotCommand::Restore { .. } => {
+            Err(Failure::bad_feature("snapshot restore is not supported here; use `etcdutl snapshot restore`"))
+        }
+    }
+}
+
+async fn save(context: &Context, path: &Path) -> Done {
+    let endpoints = &context.settings.endpoints;
+    if endpoints.len() != 1 {
+        let list = endpoints.join(" ");
+        let text = format!("snapshot must be requested to one selected node, not multiple [{list}]");
+        return Err(Failure::interrupted(text));
+    }
+    let client = context.client().await?;
+    let part = Part::create(path)?;
+    // Without a time given it may take as long as it takes.
+    let limit = context.settings.command_timeout_given.then_some(context.settings.command_timeout);
+    let fetching = fetch(&client, part);
+    let fetched = match limit {
+        Some(limit) => {
+            tokio::time::timeout(limit, fetching).await.unwrap_or_else(|_| Err(interrupted(CallError::Late)))
+        }
+        None => fetching.await,
+    };
+    let part = fetched?;
+    eprintln!("fetched snapshot of {} from {}", go::size(part.bytes), endpoints[0]);
+    part.finish(path)?;
+    print::out(format!("Snapshot saved at {}\n", path.display()))
+}
+
+fn interrupted(error: impl std::fmt::Display) -> Failure {
+    Failure::interrupted(error.to_string())
+}
+
+async fn fetch(client: &Client, mut part: Part) -> Result<Part, Failure> {
+    let channel = client.channel(Some(client.deadline())).await.map_err(interrupted)?;
+    let mut maintenance =
+        MaintenanceClient::with_interceptor(channel, client.identity().await).max_decoding_message_size(usize::MAX);
+    let refused = |status: tonic::Status| interrupted(told(&status));
+    let mut blobs = maintenance.snapshot(SnapshotRequest {}).await.map_err(refused)?.into_inner();
+    while let Some(blob) = blobs.next().await {
+        part.write(&blob.map_err(refused)?.blob)?;
+    }
+    Ok(part)
+}
+
+/// The file while it grows; removed unless it is finished.
+struct Part {
+    path: PathBuf,
+    file: File,
+    hash: Sha256,
+    /// What may be the checksum: the last bytes, not yet part of `hash`.
+    tail: Vec<u8>,
+    bytes: u64,
+    finished: bool,
+}
+
+impl Part {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        let mut name = OsString::from(path);
+        name.push(".part");
+        let path = PathBuf::from(name);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let file = file.map_err(|error| interrupted(format!("could not open {} ({error})", path.display())))?;
+        Ok(Self { path, file, hash: Sha256::new(), tail: Vec::new(), bytes: 0, finished: false })
+    }
+
+    fn write(&mut self, blob: &[u8]) -> Done {
+        self.file.write_all(blob).map_err(|error| interrupted(format!("write {}: {error}", self.path.display())))?;
+        self.bytes += blob.len() as u64;
+        self.tail.extend_from_slice(blob);
+        let sure = self.tail.len().saturating_sub(CHECKSUM);
+        self.hash.update(&self.tail[..sure]);
+        self.tail.drain(..sure);
+        Ok(())
+    }
+
+    fn finish(mut self, path: &Path) -> Done {
+        if self.tail.len() < CHECKSUM || self.hash.clone().finalize()[..] != self.tail[..] {
+            return Err(interrupted(format!("sha256 checksum not found [bytes: {}]", self.bytes)));
+        }
+        let failed = |what: &str, error: std::io::Error| interrupted(format!("could not {what}: {error}"));
+        self.file.sync_all().map_err(|error| failed("sync the file", error))?;
+        std::fs::rename(&self.path, path).map_err(|error| failed("rename the file", error))?;
+        self.finished = true;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let synced = File::open(parent).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| failed("sync its directory", error))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What is left of a failure is of no use.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes `blobs` as a snapshot; what stands below the directory afterwards.
+    fn saved(blobs: &[&[u8]]) -> (Result<(), String>, Vec<String>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        let mut part = Part::create(&path).unwrap();
+        blobs.iter().for_each(|blob| part.write(blob).unwrap());
+        let done = part.finish(&path).map_err(|failure| failure.text);
+        let names = std::fs::read_dir(directory.path()).unwrap();
+        (done, names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect())
+    }
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let sum = Sha256::digest(b"some data");
+        let whole = (Ok(()), vec!["x".to_owned()]);
+        assert_eq!(saved(&[b"some data", &sum]), whole);
+        assert_eq!(saved(&[b"some", b" data", &sum[..10], &sum[10..]]), whole);
+        for broken in [&[&b"other data"[..], &sum[..]][..], &[b"some data"], &[b"some data", &sum[1..]], &[]] {
+            let (done, left) = saved(broken);
+            assert!(done.unwrap_err().starts_with("sha256 checksum not found"));
+            assert!(left.is_empty());
+        }
+    }
+}
