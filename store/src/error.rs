@@ -57,6 +57,12 @@ pub enum StoreError {
     NotLearner,
     #[error("etcdserver: can only promote a learner member which is in sync with leader")]
     LearnerNotReady,
+    #[error("etcdserver: wrong downgrade target version format")]
+    DowngradeFormat,
+    #[error("etcdserver: invalid downgrade target version")]
+    DowngradeTarget,
+    #[error("etcdserver: no inflight downgrade job")]
+    NoDowngrade,
     #[error("etcdserver: not leader")]
     NotLeader,
     #[error("etcdserver: bad leader transferee")]
@@ -102,12 +108,15 @@ impl StoreError {
             | Self::InvalidSortOption
             | Self::TooLarge
             | Self::BadMemberUrls
+            | Self::DowngradeFormat
+            | Self::DowngradeTarget
             | Self::Malformed => Code::InvalidArgument,
             Self::Compacted { .. } | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
             Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
             Self::LeaseExists
             | Self::Fenced { .. }
             | Self::PeerUrlExists
+            | Self::NoDowngrade
             | Self::TooManyLearners
             | Self::NotLearner
             | Self::LearnerNotReady

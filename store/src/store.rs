@@ -70,6 +70,10 @@ pub struct StoreOptions {
     pub members_by_url: bool,
     /// Members that only learn, beside those that are to vote once they have caught up.
     pub max_learners: usize,
+    /// Origins whose web pages may read answers, `*` for all; none unless named.
+    pub origins: Vec<String>,
+    /// Hosts that are answered for in plain text, `*` or none for all.
+    pub hosts: Vec<String>,
     /// Scheme of the members' addresses.
     pub scheme: &'static str,
     /// How logins are kept.
@@ -96,6 +100,8 @@ impl Default for StoreOptions {
             client_urls: Vec::new(),
             members_by_url: false,
             max_learners: 1,
+            origins: Vec::new(),
+            hosts: Vec::new(),
             scheme: "https",
             tokens: TokenOptions::default(),
             bcrypt_cost: 10,

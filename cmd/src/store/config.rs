@@ -88,6 +88,8 @@ pub struct Config {
     pub election: Duration,
     pub listen_http: Vec<Url>,
     pub listen_metrics: Vec<Url>,
+    pub origins: Vec<String>,
+    pub hosts: Vec<String>,
     pub txn_operations: usize,
     pub request_bytes: usize,
     pub progress_interval: Duration,
@@ -146,6 +148,8 @@ impl Config {
             election: Duration::from_millis(election),
             listen_http: Url::list(given.text("listen-client-http-urls"))?,
             listen_metrics: Url::list(given.text("listen-metrics-urls"))?,
+            origins: words(given.text("cors")),
+            hosts: words(given.text("host-whitelist")),
             txn_operations: usize::try_from(given.number("max-txn-ops")?)?,
             request_bytes: request_bytes(given)?,
             progress_interval: progress_interval(given)?,
@@ -218,6 +222,10 @@ fn quota(given: &Given) -> Result<Option<u64>> {
     let text = given.text("quota-backend-bytes");
     let bytes: i64 = text.parse().with_context(|| format!("--quota-backend-bytes: {text:?} is no whole number"))?;
     Ok(u64::try_from(bytes).ok().filter(|bytes| *bytes > 0))
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 /// A request becomes one entry of the log, which has a limit of its own.

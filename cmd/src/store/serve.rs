@@ -91,6 +91,8 @@ async fn start(
         request_timeout: Duration::from_secs(5) + config.election * 2,
         leader_patience: config.election * 3,
         auto_compaction: config.auto_compaction,
+        origins: config.origins.clone(),
+        hosts: config.hosts.clone(),
         txn_operations: config.txn_operations,
         request_bytes: config.request_bytes,
         progress_interval: config.progress_interval,

@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use futures::Stream;
 use pintle_proto::etcdserverpb::alarm_request::AlarmAction;
+use pintle_proto::etcdserverpb::downgrade_request::DowngradeAction;
 use pintle_proto::etcdserverpb::maintenance_server::Maintenance as MaintenanceService;
 use pintle_proto::etcdserverpb::{
     AlarmRequest, AlarmResponse, AlarmType, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
@@ -15,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{VERSION, acting, require_leader, require_voter, unimplemented};
 use crate::apply::alarm_member;
+use crate::error::StoreError;
 use crate::store::Store;
 
 pub(super) struct Maintenance {
@@ -103,9 +105,24 @@ impl MaintenanceService for Maintenance {
         Ok(Response::new(MoveLeaderResponse { header: self.store.header(self.store.revision()) }))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        unimplemented()
+    /// No version before this one could read the data: there is nothing to downgrade to, and never a downgrade to call off.
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        require_leader(&self.store, request.metadata())?;
+        require_voter(&self.store)?;
+        Err(Status::from(match request.get_ref().action() {
+            DowngradeAction::Cancel => StoreError::NoDowngrade,
+            DowngradeAction::Validate | DowngradeAction::Enable if is_version(&request.get_ref().version) => {
+                StoreError::DowngradeTarget
+            }
+            DowngradeAction::Validate | DowngradeAction::Enable => StoreError::DowngradeFormat,
+        }))
     }
+}
+
+/// `MAJOR.MINOR` or `MAJOR.MINOR.PATCH`.
+fn is_version(text: &str) -> bool {
+    let numbers: Vec<&str> = text.split('.').collect();
+    (2..=3).contains(&numbers.len()) && numbers.iter().all(|number| number.parse::<u32>().is_ok())
 }
 
 fn alarm_name(kind: i32) -> &'static str {

@@ -4,6 +4,7 @@
 //! the store (I7).
 
 mod auth;
+mod browser;
 mod cluster;
 mod election;
 mod gate;
@@ -47,7 +48,7 @@ const SEND_BYTES: usize = i32::MAX as usize;
 /// Everything a client port serves: gRPC, the JSON gateway, health, version, metrics.
 pub fn router(store: &Store) -> axum::Router {
     let grpc = grpc(store);
-    http::routes(store.clone()).merge(gateway::routes(&grpc)).merge(grpc).fallback(http::nothing)
+    guarded(store, http::routes(store.clone()).merge(gateway::routes(&grpc))).merge(grpc).fallback(http::nothing)
 }
 
 /// What a port for gRPC alone serves.
@@ -57,12 +58,18 @@ pub fn grpc_router(store: &Store) -> axum::Router {
 
 /// What a port for everything but gRPC serves.
 pub fn http_router(store: &Store) -> axum::Router {
-    http::routes(store.clone()).merge(gateway::routes(&grpc(store))).fallback(http::nothing)
+    let routes = http::routes(store.clone()).merge(gateway::routes(&grpc(store)));
+    guarded(store, routes).fallback(http::nothing)
 }
 
 /// What a port for monitoring serves: metrics and health, nothing of the data.
 pub fn metrics_router(store: &Store) -> axum::Router {
-    http::routes(store.clone()).fallback(http::nothing)
+    guarded(store, http::routes(store.clone())).fallback(http::nothing)
+}
+
+/// What a browser may reach, behind what keeps foreign pages out.
+fn guarded(store: &Store, routes: axum::Router) -> axum::Router {
+    routes.layer(axum::middleware::from_fn_with_state(store.clone(), browser::guard))
 }
 
 fn grpc(store: &Store) -> axum::Router {

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::browser::OverTls;
 use super::gate::CommonName;
 use crate::limits;
 
@@ -106,6 +107,7 @@ async fn connection(
     };
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
+            let router = router.layer(Extension(OverTls));
             let router = match admit(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
                 Admission::Refused => refusing(),
                 Admission::As(None) => router,

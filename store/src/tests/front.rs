@@ -216,6 +216,24 @@ async fn health_and_version_are_served_on_the_same_port() {
 }
 
 #[tokio::test]
+async fn there_is_no_version_to_downgrade_to() {
+    use pintle_proto::etcdserverpb::DowngradeRequest;
+    use pintle_proto::etcdserverpb::downgrade_request::DowngradeAction::{Cancel, Enable, Validate};
+    let (_local, channel) = served().await;
+    let mut client = MaintenanceClient::new(channel);
+    for (action, version, code, text) in [
+        (Validate, "3.4", Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
+        (Enable, "3.4.0", Code::InvalidArgument, "etcdserver: invalid downgrade target version"),
+        (Validate, "latest", Code::InvalidArgument, "etcdserver: wrong downgrade target version format"),
+        (Cancel, "", Code::FailedPrecondition, "etcdserver: no inflight downgrade job"),
+    ] {
+        let request = DowngradeRequest { action: action.into(), version: version.to_owned() };
+        let refused = client.downgrade(request).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (code, text));
+    }
+}
+
+#[tokio::test]
 async fn what_is_measured_is_told_under_the_names_of_etcd() {
     let (local, address, channel) = served_at().await;
     let mut kv = KvClient::new(channel.clone());

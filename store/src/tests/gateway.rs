@@ -9,7 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::front::served_at;
+use super::front::{served_at, served_with};
+use crate::store::StoreOptions;
 
 async fn post(address: SocketAddr, path: &str, body: &str) -> (u16, Value) {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -43,6 +44,36 @@ async fn calls_have_the_names_and_forms_of_the_protocol() {
     let (_, members) = post(address, "/v3/cluster/member/list", "{}").await;
     assert_eq!(members["members"][0]["peerURLs"], json!(["https://127.0.0.1:2380"]));
     drop(local);
+}
+
+/// Sends a head as it is; the head of the answer.
+async fn head(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{request}\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split_once("\r\n\r\n").unwrap().0.to_ascii_lowercase()
+}
+
+#[tokio::test]
+async fn pages_of_named_origins_read_answers_and_foreign_hosts_get_none() {
+    let options = StoreOptions {
+        origins: vec!["https://ui.example".to_owned()],
+        hosts: vec!["store.example".to_owned()],
+        ..StoreOptions::default()
+    };
+    let (_local, address, _) = served_with(options).await;
+    let ask = |method: &str, host: &str, origin: &str| {
+        format!("{method} /version HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}")
+    };
+    let allowed = head(address, &ask("GET", "store.example:2379", "https://ui.example")).await;
+    assert!(allowed.starts_with("http/1.1 200") && allowed.contains("access-control-allow-origin: https://ui.example"));
+    let preflight = head(address, &ask("OPTIONS", "store.example", "https://ui.example")).await;
+    assert!(preflight.starts_with("http/1.1 200") && preflight.contains("access-control-allow-methods: post, get"));
+    let foreign = head(address, &ask("GET", "store.example", "https://evil.example")).await;
+    assert!(foreign.starts_with("http/1.1 200") && !foreign.contains("access-control"));
+    let rebound = head(address, &ask("GET", "evil.example", "https://ui.example")).await;
+    assert!(rebound.starts_with("http/1.1 421"), "{rebound}");
 }
 
 #[tokio::test]
