@@ -99,7 +99,7 @@ impl MaintenanceService for Maintenance {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         self.store.move_leader(request.into_inner().target_id).await?;
-        Ok(Response::new(MoveLeaderResponse { header: self.store.header(self.store.revision()) }))
+        Ok(Response::new(MoveLeaderResponse { header: None })) // as etcd: its clients look whether it is so
     }
 
     async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

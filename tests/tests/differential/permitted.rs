@@ -4,7 +4,7 @@ use pintle_proto::etcdserverpb::range_request::SortTarget;
 use pintle_proto::etcdserverpb::{
     HashKvResponse, RangeRequest, RangeResponse, ResponseHeader, StatusResponse, request_op, response_op,
 };
-use pintle_proto::mvccpb::KeyValue;
+use pintle_proto::mvccpb::{Event, KeyValue};
 
 use super::step::{Answer, Call};
 
@@ -126,6 +126,16 @@ pub fn settle(reference: Reference, call: &Call, ours: &mut Answer, theirs: &mut
     for permitted in PERMITTED.iter().filter(|permitted| permitted.lines.contains(&reference)) {
         (permitted.settle)(call, ours);
         (permitted.settle)(call, theirs);
+    }
+}
+
+/// Of what was written at the compacted revision itself etcd has lost what was there before; pintle tells it for as long as its
+/// memory reaches.
+pub fn settle_events(compacted: i64, events: &mut [Event]) {
+    for event in events {
+        if event.kv.as_ref().is_some_and(|kv| kv.mod_revision <= compacted) {
+            event.prev_kv = None;
+        }
     }
 }
 
