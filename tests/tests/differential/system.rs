@@ -82,10 +82,10 @@ impl System {
             Call::MoveLeader(MoveLeaderRequest { target_id: OWN }) => {
                 Call::MoveLeader(MoveLeaderRequest { target_id: self.member })
             }
-            call => self.leases.to_own(call),
+            call => self.leases.for_own(call),
         };
         let mut answer = self.clients.call(&own, token.map(String::as_str)).await;
-        self.leases.to_common(call, &mut answer);
+        self.leases.in_common(call, &mut answer);
         if let (Call::Authenticate(request), Answer::Authenticate(given)) = (call, &mut answer) {
             self.tokens.insert(request.name.clone(), std::mem::take(&mut given.token));
         }
