@@ -398,10 +398,10 @@ impl Store {
         Watcher::new(&self.shared.watches, &options)
     }
 
-    /// The CRC-32C of the key space up to `revision` (0: now), as etcd computes it; with the revision it is of.
+    /// The CRC-32C of the key space up to `revision` (0: now; below: of nothing), as etcd computes it; with the revision it is of.
     pub async fn hash_kv(&self, revision: i64) -> Result<(u32, i64), StoreError> {
         self.read(false, move |view| {
-            let at = readable(view, revision)?;
+            let at = if revision < 0 { revision } else { readable(view, revision)? };
             hash::hash_kv(view, at).map(|hash| (hash, at)).map_err(StoreError::storage)
         })
         .await

@@ -102,7 +102,7 @@ impl MaintenanceService for Maintenance {
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         self.store.move_leader(request.into_inner().target_id).await?;
-        Ok(Response::new(MoveLeaderResponse { header: self.store.header(self.store.revision()) }))
+        Ok(Response::new(MoveLeaderResponse { header: None })) // as etcd: its clients look whether it is so
     }
 
     /// No version before this one could read the data: there is nothing to downgrade to, and never a downgrade to call off.

@@ -176,6 +176,8 @@ impl Session {
         let duplicate = request.watch_id != 0 && self.slots.contains_key(&request.watch_id);
         let made = if self.slots.len() >= limits::WATCHERS_PER_STREAM {
             Err(StoreError::Overloaded.to_string())
+        } else if request.start_revision < 0 {
+            Err(WatchError::Compacted { compact_revision: 0 }.to_string())
         } else if let Err(error) = Selector::new(&options) {
             Err(error.to_string())
         } else if duplicate {

@@ -14,14 +14,20 @@ use super::key::{self, Interval};
 use super::record::{Version, corrupt, decode_change};
 use super::view::{Source, View};
 
+/// What etcd's hash begins with: its name of where the keys lie.
+const BUCKET: &[u8] = b"key";
+
 /// The CRC-32C over every kept change up to `revision`.
 ///
 /// Of the changes up to the compact revision those count that a compaction at `revision` would keep; if nothing lives at
 /// `revision`, those that the compaction which there was kept.
 pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
+    if revision < 0 {
+        return Ok(crc32c::crc32c(BUCKET)); // before everything
+    }
     let compacted = view.compacted();
     let kept_at = if anything_lives(view, revision)? { revision } else { compacted };
-    let mut sum = crc32c::crc32c(b"key");
+    let mut sum = crc32c::crc32c(BUCKET);
     let mut changes = view.changes(0)?;
     while let Some((raw, change)) = changes.item() {
         let (main, sub) = key::parse_revision(raw).ok_or_else(|| corrupt("revision key"))?;

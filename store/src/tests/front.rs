@@ -315,8 +315,12 @@ async fn one_stream_carries_many_watches() {
         watch_id: 7, // taken as well, but this is said first
         ..WatchCreateRequest::default()
     };
-    send.send(create(empty)).await.unwrap();
+    send.send(create(empty.clone())).await.unwrap();
     assert_eq!(answer(&mut answers).await.cancel_reason, "mvcc: watcher range is empty");
+    let before_all = WatchCreateRequest { start_revision: -1, ..empty }; // and this before that
+    send.send(create(before_all)).await.unwrap();
+    let text = "etcdserver: mvcc: required revision has been compacted";
+    assert_eq!(answer(&mut answers).await.cancel_reason, text);
 
     local.store.put(put("a", "1")).await.unwrap();
     let event = answer(&mut answers).await;

@@ -427,12 +427,14 @@ fn a_transaction_reads_at_minus_one_until_the_first_compaction() {
 #[test]
 fn the_hash_counts_what_a_compaction_at_its_revision_would_keep() {
     check(
-        "put a 1; put b 1; compact 3; put a 2; del b; hash 4; hash 5; scrub; hash 5; del a; hash 6; compact 4; hash 5; hash 6",
-        "r=2
+        "hash -1; put a 1; put b 1; compact 3; put a 2; del b; hash -1; hash 4; hash 5; scrub; hash 5; del a; hash 6; compact 4; hash 5; hash 6",
+        "1084519789
+         r=2
          r=3
          r=3
          r=4
          r=5 deleted 1
+         1084519789
          2393049859
          194725478
          scrubbed

@@ -159,7 +159,10 @@ impl Pair {
         for ((stream, id), watched) in &mut self.watches {
             let expected = self.world.history.iter().filter(|event| watched.wants(event)).count();
             let (ours, theirs) = (&self.ours.streams[*stream], &self.theirs.streams[*stream]);
-            let (one, other) = tokio::join!(ours.events(*id, expected), theirs.events(*id, expected));
+            let (mut one, mut other) = tokio::join!(ours.events(*id, expected), theirs.events(*id, expected));
+            for events in [&mut one, &mut other].into_iter().flatten() {
+                permitted::settle_events(self.world.compacted, events);
+            }
             let what = format!("{expected} events of watch {id} on stream {stream}: {:?}", watched.request);
             same(&what, &one, &other)?;
             if other.as_ref().map(Vec::len) != Ok(expected) {

@@ -169,7 +169,7 @@ impl Clients {
         request: &LeaseKeepAliveRequest,
         token: Option<&str>,
     ) -> Result<Response<LeaseKeepAliveResponse>, Status> {
-        let requests = tokio_stream::once(request.clone());
+        let requests = tokio_stream::once(*request);
         let answers = self.lease.clone().lease_keep_alive(with(requests, token)).await?;
         let first = answers.into_inner().message().await?;
         first.map(Response::new).ok_or_else(|| Status::unknown("the stream ended without an answer"))
@@ -206,7 +206,7 @@ pub struct Leases {
 
 impl Leases {
     /// The call as this system understands it.
-    pub fn to_own(&self, call: &Call) -> Call {
+    pub fn for_own(&self, call: &Call) -> Call {
         let mut call = call.clone();
         let id = match &mut call {
             Call::Revoke(request) => &mut request.id,
@@ -222,7 +222,7 @@ impl Leases {
     }
 
     /// The answer as both systems would give it.
-    pub fn to_common(&mut self, call: &Call, answer: &mut Answer) {
+    pub fn in_common(&mut self, call: &Call, answer: &mut Answer) {
         match (call, &mut *answer) {
             (Call::Grant(request), Answer::Grant(granted)) if request.id == 0 => {
                 assert!(granted.id > 0, "a chosen lease id is positive: {granted:?}");

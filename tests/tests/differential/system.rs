@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use pintle_proto::etcdserverpb::RangeRequest;
+use pintle_proto::etcdserverpb::{MoveLeaderRequest, RangeRequest, StatusRequest};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -16,6 +16,9 @@ use super::watching::WatchStream;
 
 /// Streams that watches are spread over.
 pub const STREAMS: usize = 3;
+
+/// Stands for the id of the system's one member.
+pub const OWN: u64 = u64::MAX;
 
 /// What is run.
 #[derive(Clone, Debug)]
@@ -38,6 +41,7 @@ pub struct System {
     pub name: &'static str,
     process: Process,
     clients: Clients,
+    member: u64,
     pub leases: Leases,
     /// By user.
     tokens: BTreeMap<String, String>,
@@ -56,9 +60,13 @@ impl System {
         }
         let history = WatchStream::open(&channel).await;
         history.watch_everything().await;
+        let clients = Clients::new(&channel);
+        let mut status = clients.call(&Call::Status(StatusRequest {}), None).await;
+        let member = status.header().expect("a status has a header").member_id;
         Self {
             name: program.name,
-            clients: Clients::new(&channel),
+            clients,
+            member,
             leases: Leases::default(),
             tokens: BTreeMap::new(),
             streams,
@@ -70,8 +78,14 @@ impl System {
     /// Makes the call as `user`, or as nobody.
     pub async fn call(&mut self, call: &Call, user: Option<&str>) -> Answer {
         let token = user.and_then(|user| self.tokens.get(user));
-        let mut answer = self.clients.call(&self.leases.to_own(call), token.map(String::as_str)).await;
-        self.leases.to_common(call, &mut answer);
+        let own = match call {
+            Call::MoveLeader(MoveLeaderRequest { target_id: OWN }) => {
+                Call::MoveLeader(MoveLeaderRequest { target_id: self.member })
+            }
+            call => self.leases.for_own(call),
+        };
+        let mut answer = self.clients.call(&own, token.map(String::as_str)).await;
+        self.leases.in_common(call, &mut answer);
         if let (Call::Authenticate(request), Answer::Authenticate(given)) = (call, &mut answer) {
             self.tokens.insert(request.name.clone(), std::mem::take(&mut given.token));
         }

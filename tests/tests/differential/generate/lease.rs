@@ -22,6 +22,8 @@ impl Generator {
             _ => self.random.between(1, IDS),
         };
         let ttl = self.random.of(&[LONG, LONG, LONG, 3 * LONG, 0, -5, 1, 9_000_000_000, 9_000_000_001, i64::MAX]);
+        // With users it may not be allowed to end it in time.
+        let ttl = if self.auth && ttl < LONG { LONG } else { ttl };
         if ttl < LONG && !world.leases.contains(&id) {
             // Raised to the shortest one. It is ended before it ends by itself, which is at another time in each system.
             let id = if id == 0 { chosen_lease(world.chosen) } else { id };

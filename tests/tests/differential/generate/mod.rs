@@ -64,8 +64,10 @@ impl Generator {
     }
 
     pub fn next(&mut self, world: &World) -> Step {
-        if let Some(step) = self.next.pop_front() {
-            return step;
+        match self.next.pop_front() {
+            Some(Step::Call(call)) if self.auth => return Step::CallAs(ROOT.to_owned(), call),
+            Some(step) => return step,
+            None => (),
         }
         let whole: u64 = self.mix.iter().map(|(part, _)| part).sum();
         let mut at = self.random.below(whole);

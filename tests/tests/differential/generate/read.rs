@@ -7,6 +7,7 @@ use pintle_proto::etcdserverpb::{
 
 use super::{Generator, Step};
 use crate::step::Call;
+use crate::system::OWN;
 use crate::world::World;
 
 impl Generator {
@@ -64,7 +65,7 @@ impl Generator {
             0 => Call::Alarm(AlarmRequest::default()),
             1 => Call::Status(StatusRequest {}),
             2 => Call::Defragment(DefragmentRequest {}),
-            3 => Call::MoveLeader(MoveLeaderRequest { target_id: id }),
+            3 => Call::MoveLeader(MoveLeaderRequest { target_id: self.random.of(&[id, OWN]) }),
             4 => Call::MemberRemove(MemberRemoveRequest { id }),
             5 => Call::MemberPromote(MemberPromoteRequest { id }),
             6 => Call::Alarm(AlarmRequest { action: 2, member_id: id, alarm: 1 }),
