@@ -105,11 +105,15 @@ where
     }
 }
 
+/// Services whose every call is judged by the store.
+const JUDGED_LATER: [&str; 4] =
+    ["/etcdserverpb.KV/", "/etcdserverpb.Watch/", "/v3lockpb.Lock/", "/v3electionpb.Election/"];
+
 fn admit(store: &Store, path: &str) -> Result<(), StoreError> {
     match rule(path) {
         Rule::Open => Ok(()),
-        // The store says no in the order of etcd's checks: first what is wrong with the request, then who may make it.
-        Rule::User if path.starts_with("/etcdserverpb.KV/") || path.starts_with("/etcdserverpb.Watch/") => Ok(()),
+        // The store says no in the order and in the form of etcd's checks: first what is wrong with the request, then who may make it.
+        Rule::User if JUDGED_LATER.iter().any(|service| path.starts_with(service)) => Ok(()),
         Rule::User => store.permitted(|_| Ok(())),
         Rule::Root => store.permitted(Grant::administer),
     }

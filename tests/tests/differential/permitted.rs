@@ -14,8 +14,9 @@ use pintle_proto::etcdserverpb::{
     HashKvResponse, RangeRequest, RangeResponse, ResponseHeader, StatusResponse, request_op, response_op,
 };
 use pintle_proto::mvccpb::{Event, KeyValue};
+use tonic::Code;
 
-use super::step::{Answer, Call};
+use super::step::{Answer, Call, Refused};
 
 /// The line of etcd that is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +107,18 @@ const PERMITTED: &[Permitted] = &[
                     member.client_ur_ls.truncate(1);
                     member.peer_ur_ls.iter_mut().chain(&mut member.client_ur_ls).for_each(String::clear);
                 }
+            }
+        },
+    },
+    Permitted {
+        why: "etcd refuses strangers these calls without a code that clients would log in again for",
+        lines: ALL,
+        settle: |call, answer| {
+            if let (Call::HashKv(_), Answer::Refused(refused)) = (call, answer)
+                && let Some(text) = refused.text.strip_prefix("auth: ").or(refused.text.strip_prefix("etcdserver: "))
+                && ["user name is empty", "invalid auth token", "permission denied"].contains(&text)
+            {
+                *refused = Refused { code: Code::PermissionDenied, text: text.to_owned() };
             }
         },
     },
