@@ -487,9 +487,8 @@ impl Store {
         if !apply::is_serializable(&request) {
             self.barrier().await?;
         }
-        // As in etcd anybody may have what a transaction without operations is answered: the revision.
-        let empty = request.compare.is_empty() && request.success.is_empty() && request.failure.is_empty();
-        if !empty || !matches!(self.actor, Actor::Anonymous) {
+        let anybody = matches!(self.actor, Actor::Anonymous) && auth::access::is_of_nothing(&request);
+        if !anybody {
             self.permitted(|grant| auth::access::judge_read_txn(grant, &request))?;
         }
         let mut operations = request.success.iter().chain(&request.failure);

@@ -1,13 +1,12 @@
 //! The store alone, run as an etcd: the program called `etcd`, with etcd's flags, used by the real etcdctl.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pintle_tests::{Ran, pintle, ran, tool};
+use pintle_tests::{Ran, free_ports, pintle, ran, tool};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -26,11 +25,6 @@ struct Member {
     peer: u16,
     client: u16,
     child: Option<Child>,
-}
-
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("bind")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("address").port()).collect()
 }
 
 impl Store {

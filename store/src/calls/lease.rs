@@ -11,7 +11,7 @@ use pintle_proto::store_v1::reply::Outcome;
 
 use crate::error::StoreError;
 use crate::mvcc::key::Interval;
-use crate::mvcc::view::Source;
+use crate::mvcc::view::{Source, View};
 use crate::store::Store;
 use crate::{check, limits};
 
@@ -78,11 +78,25 @@ impl Store {
         Ok(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
     }
 
-    /// All leases this member knows of.
+    /// All leases this member knows of. Who may not read every key that is attached to one of them is refused.
     pub async fn lease_leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
         self.barrier().await?;
-        self.permitted(|_| Ok(()))?;
-        let leases = self.shared().leases.ids().into_iter().map(|id| LeaseStatus { id }).collect();
+        let mut everything = false;
+        self.permitted(|grant| {
+            everything = grant.administer().is_ok();
+            Ok(())
+        })?;
+        let ids = self.shared().leases.ids();
+        if self.auth().enabled && !everything {
+            let ids = ids.clone();
+            let keys = move |view: &View<'_>| {
+                let of = |id: &i64| view.lease_keys(*id).map_err(StoreError::storage);
+                ids.iter().map(of).collect::<Result<Vec<_>, _>>()
+            };
+            let attached = self.read(false, keys).await?;
+            self.permitted(|grant| attached.into_iter().flatten().try_for_each(|key| grant.read(&Interval::Key(key))))?;
+        }
+        let leases = ids.into_iter().map(|id| LeaseStatus { id }).collect();
         Ok(LeaseLeasesResponse { header: self.header(self.revision()), leases })
     }
 }

@@ -174,7 +174,9 @@ impl Session {
             progress_notify: false,
         };
         let duplicate = request.watch_id != 0 && self.slots.contains_key(&request.watch_id);
-        let made = if self.slots.len() >= limits::WATCHERS_PER_STREAM {
+        let made = if let Err(reason) = self.permitted(&options) {
+            Err(reason)
+        } else if self.slots.len() >= limits::WATCHERS_PER_STREAM {
             Err(StoreError::Overloaded.to_string())
         } else if request.start_revision < 0 {
             Err(WatchError::Compacted { compact_revision: 0 }.to_string())
@@ -183,7 +185,7 @@ impl Session {
         } else if duplicate {
             Err("mvcc: duplicate watch ID provided on the WatchStream".to_owned())
         } else {
-            self.permitted(&options).and_then(|()| self.feed.add(&options).map_err(|error| error.to_string()))
+            self.feed.add(&options).map_err(|error| error.to_string())
         };
         let (feed_id, created) = match made {
             Ok(made) => made,

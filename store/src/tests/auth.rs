@@ -220,6 +220,7 @@ fn calls() -> Vec<(&'static str, Value, [&'static str; 3])> {
         ("kv/compaction", json!({"revision": "1"}), denied),
         // Nothing but the revision: anybody may have it.
         ("kv/txn", json!({}), ["", INVALID, ""]),
+        ("kv/txn", json!({"failure": [{"request_txn": {}}]}), ["", INVALID, ""]),
         ("kv/txn", json!({"success": [{"request_range": key("a")}]}), read),
         ("kv/txn", json!({"success": [{"request_range": key("z")}]}), denied),
         ("kv/txn", json!({"compare": [{"key": b64("z"), "target": "VERSION", "version": "0"}]}), denied),
@@ -287,6 +288,7 @@ async fn what_a_request_could_touch_counts_not_only_what_it_names() {
         ("lease/revoke", json!({"ID": "78"}), DENIED),
         ("lease/timetolive", json!({"ID": "78", "keys": true}), DENIED),
         ("lease/timetolive", json!({"ID": "78"}), ""),
+        ("lease/leases", json!({}), DENIED),
         ("kv/put", key("a", json!({})), ""),
         // What it held before may not be read.
         ("kv/put", key("a", json!({"prev_kv": true})), DENIED),
@@ -391,7 +393,8 @@ async fn a_watch_needs_the_right_to_read_what_it_watches() {
         })),
     };
     // The third asks for everything from its key on, which a right to one key, or to a range, must not cover.
-    let asked = vec![create(b"a", b"c"), create(b"z", b""), create(b"c", b"\0"), create(b"", b"")];
+    // The last is refused for what it asks before it is for being empty.
+    let asked = vec![create(b"a", b"c"), create(b"z", b""), create(b"c", b"\0"), create(b"z", b"a")];
     let requests = futures::StreamExt::chain(futures::stream::iter(asked), futures::stream::pending());
     let mut answers = client.watch(requests).await.unwrap().into_inner();
     let mut told = Vec::new();
@@ -439,4 +442,22 @@ async fn signed_tokens_are_made_and_checked_with_the_operators_keys() {
     .await;
     run(address, &format!("{token}x"), "root", &[("kv/range", json!({"key": b64("a")}), INVALID)]).await;
     assert!(local.store.range(read).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_only_by_who_may_write_what_would_go_with_it() {
+    let (local, address) = guarded().await;
+    let root = login(address, "root", "r").await;
+    let rows: &[Row] = &[
+        ("lease/grant", json!({"TTL": "100", "ID": "78"}), ""),
+        ("kv/put", json!({"key": b64("zz"), "lease": "78"}), ""),
+        ("lease/grant", json!({"TTL": "100", "ID": "79"}), ""),
+    ];
+    run(address, &root, "root", rows).await;
+    let caller = Caller { name: "u".into(), ..Caller::default() };
+    let store = local.store.acting_for(Actor::User(caller.into()));
+    assert_eq!(store.lease_keep_alive(78).await.unwrap_err().to_string(), DENIED);
+    assert_eq!(store.lease_keep_alive(79).await.unwrap().ttl, 100);
+    assert_eq!(store.lease_keep_alive(80).await.unwrap().ttl, 0);
+    assert_eq!(local.store.lease_keep_alive(78).await.unwrap().ttl, 100);
 }

@@ -1,7 +1,6 @@
 //! One system of the two: a process with one member and an empty directory, its clients and its watch streams.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -101,10 +100,8 @@ impl System {
 impl Process {
     fn start(program: &Program) -> Self {
         let home = home();
-        let ports: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("bind")).collect();
         let urls: Vec<String> =
-            ports.iter().map(|port| format!("http://{}", port.local_addr().expect("an address"))).collect();
-        drop(ports);
+            pintle_tests::free_ports(2).into_iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
         let (client, peer) = (&urls[0], &urls[1]);
         // pintle is an etcd when it is called so.
         let link = home.path().join("etcd");

@@ -1,7 +1,6 @@
 //! One column of the comparison: a client, a server of its own, and what of their doings can be compared.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -318,8 +317,8 @@ impl Server {
     }
 
     pub fn start_with(program: &Path, directory: &Path, scheme: &str, more: &[String]) -> Self {
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("bind"));
-        let [address, peer] = listeners.map(|listener| listener.local_addr().expect("address").to_string());
+        let ports = pintle_tests::free_ports(2);
+        let (address, peer) = (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
         let mut arguments = vec![
             "--name=m".to_owned(),
             format!("--data-dir={}", directory.join("data").display()),

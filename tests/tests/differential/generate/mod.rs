@@ -112,6 +112,12 @@ impl Generator {
 
     /// An interval by its key and end, as requests carry it.
     fn interval(&mut self) -> (Bytes, Bytes) {
+        let (key, end) = self.any_interval();
+        let empty = !end.is_empty() && end.as_ref() != b"\0" && end <= key;
+        if self.auth && empty { (key, Bytes::new()) } else { (key, end) }
+    }
+
+    fn any_interval(&mut self) -> (Bytes, Bytes) {
         let key = self.key();
         let end = match self.random.below(16) {
             0..5 => Bytes::new(),
