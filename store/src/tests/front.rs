@@ -260,7 +260,7 @@ async fn what_is_measured_is_told_under_the_names_of_etcd() {
         "etcd_debugging_mvcc_watcher_total 1".to_owned(),
         "etcd_debugging_mvcc_watch_stream_total 1".to_owned(),
         "etcd_server_proposals_pending 0".to_owned(),
-        format!(r#"etcd_debugging_server_alarms{{alarm_type="NOSPACE",server_id="7"}} 1"#),
+        r#"etcd_debugging_server_alarms{alarm_type="NOSPACE",server_id="7"} 1"#.to_owned(),
         format!("grpc_server_started_total{{{}}} 2", call("Put")),
         format!(r#"grpc_server_handled_total{{grpc_code="OK",{}}} 1"#, call("Put")),
         format!(r#"grpc_server_handled_total{{grpc_code="InvalidArgument",{}}} 1"#, call("Put")),
