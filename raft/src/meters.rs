@@ -2,7 +2,14 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, Registry, exponential_buckets};
+
+/// Registers a collector in the place of the one that a member which ran before it in the same process left.
+fn replace(registry: &Registry, collector: impl Collector + Clone + 'static) -> prometheus::Result<()> {
+    let _ = registry.unregister(Box::new(collector.clone())); // mostly there is none
+    registry.register(Box::new(collector))
+}
 
 /// The log's writes to disk.
 #[derive(Clone)]
@@ -20,8 +27,8 @@ impl Meters {
         );
         let synced = Histogram::with_opts(synced.buckets(exponential_buckets(0.001, 2.0, 14)?))?;
         let bytes = IntCounter::new("etcd_disk_wal_write_bytes_total", "Bytes written to the log.")?;
-        registry.register(Box::new(synced.clone()))?;
-        registry.register(Box::new(bytes.clone()))?;
+        replace(registry, synced.clone())?;
+        replace(registry, bytes.clone())?;
         Ok(Self { synced, bytes })
     }
 
