@@ -133,10 +133,12 @@ impl Node {
         match change {
             Change::AddLearner(peer) => {
                 check_new(&peer, &status.peers)?;
+                check_address(&peer, &status.peers)?;
                 written(self.raft.add_learner(peer.id, peer.into(), false).await.map(drop))
             }
             Change::Update(peer) => {
                 known(peer.id).ok_or_else(|| unknown(peer.id))?;
+                check_address(&peer, &status.peers)?;
                 let nodes = ChangeMembers::SetNodes(BTreeMap::from([(peer.id, peer.into())]));
                 written(self.raft.change_membership(nodes, true).await.map(drop))
             }
@@ -167,7 +169,8 @@ impl Node {
         let metrics = self.raft.metrics().borrow_watched().clone();
         let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)).copied().flatten();
         let missing = metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(next_index(matched));
-        if missing > limits::PROMOTE_LAG || matched.is_none() {
+        let most = limits::PROMOTE_LAG.min(metrics.last_log_index.unwrap_or(0) / 10);
+        if missing > most || matched.is_none() {
             return Err(Refused::Invalid(format!("member {id} has still to catch up: it lacks {missing} entries")));
         }
         Ok(())
@@ -204,6 +207,14 @@ impl Node {
             Ok(Err(_)) => Err(Refused::Stopped),
             Err(_) => Err(Refused::Unknown("leadership was not taken over in time".to_owned())),
         }
+    }
+}
+
+/// Two members at one address would be taken for each other.
+fn check_address(peer: &Peer, known: &[crate::PeerStatus]) -> Result<(), Refused> {
+    match known.iter().find(|other| other.peer.id != peer.id && other.peer.peer_addr == peer.peer_addr) {
+        Some(other) => Err(Refused::Invalid(format!("member {} is at {}", other.peer.id, peer.peer_addr))),
+        None => Ok(()),
     }
 }
 

@@ -283,6 +283,11 @@ impl Node {
             if (current.role, current.term, current.leader) != (new.role, new.term, new.leader) {
                 tracing::info!(role = ?new.role, term = new.term, leader = new.leader, "raft role");
             }
+            if !Arc::ptr_eq(&current.peers, &new.peers) {
+                for known in new.peers.iter() {
+                    self.links.refresh(known.peer.id, &Record::from(known.peer.clone()));
+                }
+            }
             let modified = new != *current;
             *current = new;
             modified

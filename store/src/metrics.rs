@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pintle_base::clock::{self, Instant};
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
@@ -97,6 +98,8 @@ pub(crate) struct Metrics {
     handled: IntCounterVec,
     alarms: GaugeVec,
     readings: Vec<Gauge>,
+    /// Held while readings are taken and told: two who look at once must not clear each other's.
+    rendering: Mutex<()>,
     pub pending: AtomicU64,
     pub watch_streams: AtomicU64,
 }
@@ -154,6 +157,7 @@ impl Metrics {
             handled: vector("grpc_server_handled_total", "Calls that were answered, by the answer's code.", &answer)?,
             alarms: gauges("etcd_debugging_server_alarms", "Alarms.", &["server_id", "alarm_type"])?,
             readings,
+            rendering: Mutex::new(()),
             pending: AtomicU64::new(0),
             watch_streams: AtomicU64::new(0),
             registry,
@@ -184,6 +188,7 @@ impl Metrics {
 
     /// The text format, with the readings of now.
     pub fn render(&self, store: &Store) -> String {
+        let _alone = self.rendering.lock();
         let now = store.status();
         for ((_, _, read), gauge) in READINGS.iter().zip(&self.readings) {
             gauge.set(read(store, &now));

@@ -67,6 +67,10 @@ impl Session {
         loop {
             let pause = match self.store.lease_keep_alive(self.lease).await {
                 Ok(answer) if answer.ttl <= 0 => return,
+                Err(StoreError::Auth(error)) => {
+                    tracing::debug!(%error, lease = self.lease, "lease of a contender may not be renewed any more");
+                    return;
+                }
                 Ok(answer) => Duration::from_secs(answer.ttl.unsigned_abs()) / 3,
                 Err(error) => {
                     tracing::debug!(%error, lease = self.lease, "lease of a contender was not renewed, will retry");

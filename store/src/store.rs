@@ -34,6 +34,7 @@ use crate::error::{OpenError, StoreError, WatchError};
 use crate::lease::LeaseTimes;
 use crate::machine::StoreMachine;
 use crate::metrics::{Held, Metrics};
+use crate::mvcc::key::Interval;
 use crate::mvcc::scrub::Scrub;
 use crate::mvcc::view::{Source, View};
 use crate::mvcc::{hash, range};
@@ -182,9 +183,9 @@ impl Shared {
     pub fn reload(&self) -> io::Result<()> {
         let generation = self.engine.current();
         let view = generation.view()?;
+        self.auth.store(Arc::new(view.auth()?)); // first: who may see it comes before what can be seen
         self.leases.load(view.leases()?);
         self.about.load(view.alarms(), view.members()?, view.expected_voters()?);
-        self.auth.store(Arc::new(view.auth()?));
         self.revision.store(view.revision(), Ordering::Release);
         self.compacted.store(view.compacted(), Ordering::Release);
         self.watches.replaced(view.revision(), view.compacted());
@@ -321,7 +322,11 @@ impl Store {
         self.permitted(|grant| auth::access::judge_range(grant, &request))?;
         self.metrics().counters.ranges.inc();
         let short = request.range_end.is_empty();
+        let (judged, asked) = (self.auth(), Interval::new(&request.key, &request.range_end));
         let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
+        if !Arc::ptr_eq(&judged, &self.auth()) {
+            self.permitted(|grant| grant.read(&asked))?; // what was read may be newer than the verdict
+        }
         self.fill(&mut answer.header);
         Ok(answer)
     }

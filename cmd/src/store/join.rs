@@ -15,6 +15,9 @@ use super::config::{Config, Founder};
 /// How long a member that has data asks the others where they are now, before it goes by its flags.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Between two questions while the others may not have heard of this member yet.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// How often a member asks another one whether it is still a member.
 const STILL_MEMBER: Duration = Duration::from_secs(5);
 
@@ -33,6 +36,14 @@ pub async fn place(config: &Config, peering: &raft::Peering, raft_dir: &Path) ->
     if !config.join {
         let me = config.myself()?;
         let (cluster_id, id) = claimed.unwrap_or((config.cluster_id, me.id));
+        if let Some(other) = config.founders.iter().find(|other| other.id == id && other.name != config.name) {
+            bail!(
+                "{} is the data directory of member {}, this is {}",
+                config.data_dir.display(),
+                other.name,
+                config.name
+            );
+        }
         return Ok(Place { cluster_id, id, peers: with_me(config, id, founders(config)), join: false });
     }
     let Some((cluster_id, id)) = claimed else { return enter(config, peering).await };
@@ -47,8 +58,14 @@ pub async fn place(config: &Config, peering: &raft::Peering, raft_dir: &Path) ->
 
 /// Finds out as which member this one was added.
 async fn enter(config: &Config, peering: &raft::Peering) -> Result<Place> {
-    let found = ask(config, peering).await;
     let own = &config.advertise_peer.authority;
+    let mut found = ask(config, peering).await;
+    // Who answered may not have heard of it yet.
+    let deadline = clock::now() + PATIENCE;
+    while !found.members.iter().any(|member| member.peer_addr == *own) && clock::now() < deadline {
+        clock::sleep(AGAIN).await;
+        found = ask(config, peering).await;
+    }
     let Some(me) = found.members.iter().find(|member| member.peer_addr == *own) else {
         let known: Vec<&str> = found.members.iter().map(|member| member.peer_addr.as_str()).collect();
         bail!(
@@ -63,17 +80,25 @@ async fn enter(config: &Config, peering: &raft::Peering) -> Result<Place> {
     Ok(Place { cluster_id: found.cluster_id, id, peers: with_me(config, id, found.members), join: true })
 }
 
-/// Asks one after the other, until one answers that knows the cluster.
+/// Asks all, until one answers that knows the cluster; what the one says that knows most.
 async fn ask(config: &Config, peering: &raft::Peering) -> raft::Description {
     let others: Vec<&Founder> = config.founders.iter().filter(|one| one.peer != config.advertise_peer).collect();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
     loop {
-        for other in &others {
-            match raft::describe(peering, &other.peer.authority).await {
-                Ok(found) if !found.members.is_empty() => return found,
-                Ok(_) => tracing::info!(name = other.name, "this member is in no cluster yet"),
+        let answers = others.iter().map(|other| raft::describe(peering, &other.peer.authority));
+        let mut newest: Option<raft::Description> = None;
+        for (other, answer) in others.iter().zip(futures::future::join_all(answers).await) {
+            match answer {
+                Ok(found) if found.members.is_empty() => {
+                    tracing::info!(name = other.name, "this member is in no cluster yet");
+                }
+                Ok(found) if newest.as_ref().is_none_or(|known| known.index < found.index) => newest = Some(found),
+                Ok(_) => (),
                 Err(error) => tracing::info!(%error, "still asking the others which cluster this is"),
             }
+        }
+        if let Some(newest) = newest {
+            return newest;
         }
         clock::sleep(backoff.next_delay()).await;
     }
@@ -85,12 +110,15 @@ pub fn watch_removal(peering: &raft::Peering, handle: &raft::Handle, server: &Gr
     server.spawn_until_stopped("removal", async move {
         let mut ticker = clock::ticker(STILL_MEMBER);
         let id = handle.status().id;
-        let mut was_member = false;
+        let (mut was_member, mut gone) = (false, 0);
         loop {
             ticker.tick().await;
             let own = handle.description();
             let is_member = own.members.iter().any(|member| member.id == id);
-            if (was_member && !is_member) || (is_member && is_gone(&peering, &own, id).await) {
+            let is_gone = (was_member && !is_member) || (is_member && is_gone(&peering, &own, id).await);
+            // Seen once, the entry that says so may yet be lost with its leader.
+            gone = if is_gone { gone + 1 } else { 0 };
+            if gone >= 2 {
                 break;
             }
             was_member |= is_member;
@@ -106,8 +134,9 @@ pub fn watch_removal(peering: &raft::Peering, handle: &raft::Handle, server: &Gr
 async fn is_gone(peering: &raft::Peering, own: &raft::Description, id: u64) -> bool {
     for other in own.members.iter().filter(|member| member.id != id) {
         let Ok(found) = raft::describe(peering, &other.peer_addr).await else { continue };
-        if found.cluster_id == own.cluster_id {
-            return found.index > own.index && !found.members.iter().any(|member| member.id == id);
+        let newer = found.cluster_id == own.cluster_id && found.index > own.index;
+        if newer && !found.members.iter().any(|member| member.id == id) {
+            return true;
         }
     }
     false

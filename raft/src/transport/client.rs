@@ -96,6 +96,19 @@ impl Links {
     }
 }
 
+impl Links {
+    /// Follows members to other addresses; makes no connections to others than are there.
+    pub fn refresh(&self, id: u64, peer: &Record) {
+        if self.newest(id).is_some() {
+            self.link(id, peer);
+        }
+    }
+
+    fn newest(&self, id: u64) -> Option<Arc<Link>> {
+        self.links.lock().get(&id).cloned()
+    }
+}
+
 /// Real connections.
 pub(crate) fn over_tcp(peering: &Peering) -> Dial {
     let calling = Calling::new(peering);
@@ -189,21 +202,24 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
     async fn new_client(&mut self, target: u64, node: &Record) -> Network {
-        Network::new(self.0.link(target, node), Purpose::Replicate)
+        Network::new(&self.0, target, node, Purpose::Replicate)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Record) -> Network {
-        Network::new(self.0.link(target, node), Purpose::Heartbeat)
+        Network::new(&self.0, target, node, Purpose::Heartbeat)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Record) -> Network {
-        Network::new(self.0.link(target, node), Purpose::Snapshot)
+        Network::new(&self.0, target, node, Purpose::Snapshot)
     }
 }
 
 /// openraft's way to one peer.
 pub(crate) struct Network {
-    link: Arc<Link>,
+    links: Arc<Links>,
+    id: u64,
+    /// The connections it was made with.
+    first: Arc<Link>,
     purpose: Purpose,
     backoff: Backoff,
 }
@@ -227,8 +243,14 @@ fn describe(status: &Status) -> String {
 }
 
 impl Network {
-    fn new(link: Arc<Link>, purpose: Purpose) -> Self {
-        Self { link, purpose, backoff: Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_MAX) }
+    fn new(links: &Arc<Links>, id: u64, node: &Record, purpose: Purpose) -> Self {
+        let backoff = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_MAX);
+        Self { links: Arc::clone(links), id, first: links.link(id, node), purpose, backoff }
+    }
+
+    /// The newest connections: the member may have another address by now, and openraft keeps this object nevertheless.
+    fn link(&self) -> Arc<Link> {
+        self.links.newest(self.id).unwrap_or_else(|| Arc::clone(&self.first))
     }
 
     /// One bidirectional stream. It ends after some requests or seconds, and openraft opens the next: while one is open,
@@ -237,12 +259,12 @@ impl Network {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let header = self.link.header();
+        let header = self.link().header();
         let requests = input
             .map(move |request| wire::to_append(header.clone(), request))
             .take(limits::STREAM_REQUESTS)
             .take_until(Box::pin(clock::sleep(limits::STREAM_AGE)));
-        let mut bulk = self.link.bulk.clone();
+        let mut bulk = self.link().bulk.clone();
         let limit = limits::CONNECT_TIMEOUT + limits::PING_TIMEOUT;
         let answers = match within(limit, bulk.append(requests)).await {
             Ok(answers) => answers,
@@ -270,8 +292,8 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let previous = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-        let request = wire::to_append(self.link.header(), rpc);
-        let mut control = self.link.control.clone();
+        let request = wire::to_append(self.link().header(), rpc);
+        let mut control = self.link().control.clone();
         let answer =
             within(option.hard_ttl(), control.heartbeat(request)).await.map_err(|status| unreachable(&status))?;
         match wire::from_appended(answer).map_err(|error| nonsense(&error))? {
@@ -302,7 +324,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = wire::to_vote_request(self.link.header(), rpc, false);
+        let request = wire::to_vote_request(self.link().header(), rpc, false);
         self.ask_vote(request, option).await
     }
 
@@ -311,7 +333,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let request = wire::to_vote_request(self.link.header(), rpc, true);
+        let request = wire::to_vote_request(self.link().header(), rpc, true);
         self.ask_vote(request, option).await
     }
 
@@ -324,11 +346,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let (parts, receiver) = mpsc::channel(2);
         let start = pb::SnapshotStart {
-            header: Some(self.link.header()),
+            header: Some(self.link().header()),
             vote: Some(wire::to_vote(vote)),
             manifest: Some(snapshot.snapshot.manifest.clone()),
         };
-        let mut client = self.link.snapshot.clone();
+        let mut client = self.link().snapshot.clone();
         let transfer = async {
             let call = client.snapshot(ReceiverStream::new(receiver));
             futures::join!(send_snapshot(parts, start, &snapshot.snapshot), call)
@@ -353,12 +375,12 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         use pb::transfer_leader_response::Refused;
         let request = pb::TransferLeaderRequest {
-            header: Some(self.link.header()),
+            header: Some(self.link().header()),
             from_leader: Some(wire::to_vote(*req.from_leader())),
             last_log: req.last_log_id().copied().map(wire::to_log_id),
             target: *req.to_node_id(),
         };
-        let mut control = self.link.control.clone();
+        let mut control = self.link().control.clone();
         let answer = within(option.hard_ttl(), control.transfer_leader(request)).await;
         let expected = req.last_log_id().copied();
         Ok(match answer.map_err(|status| unreachable(&status))?.refused {
@@ -381,7 +403,7 @@ impl Network {
         request: pb::VoteRequest,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        let mut control = self.link.control.clone();
+        let mut control = self.link().control.clone();
         let answer = within(option.hard_ttl(), control.vote(request)).await.map_err(|status| unreachable(&status))?;
         wire::from_vote_response(answer).map_err(|error| nonsense(&error))
     }

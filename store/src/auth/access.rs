@@ -89,6 +89,9 @@ pub(crate) fn judge_read_txn(grant: &Grant, request: &TxnRequest) -> Result<(), 
 }
 
 fn allowed(grant: &Grant, all: &[Access], source: &dyn Source) -> Verdict {
+    if grant.administer().is_ok() {
+        return Ok(Ok(())); // everything, without looking what that is
+    }
     for access in all {
         let verdict = match access {
             Access::Read(interval) => grant.read(interval),

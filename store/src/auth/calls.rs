@@ -66,7 +66,7 @@ impl Store {
             return Err(refusal(AuthFailure::Login));
         }
         // Made with what was compared: if the password changed meanwhile, the token is void from the start.
-        let token = self.tokens().mint(&self.auth(), &name, credential_revision)?;
+        let token = self.tokens().mint(&state, &name, credential_revision)?;
         Ok((self.header(self.revision()), token))
     }
 
@@ -156,8 +156,9 @@ impl Store {
         self.change_auth(encoded!(RoleRevokePermission, request)).await
     }
 
-    /// Refuses, before work is done for it, what the log would refuse later.
-    async fn may_administer(&self) -> Result<(), StoreError> {
+    /// Refuses what only administrators may, by what the cluster knew when this was asked: changes that are not in the store's log
+    /// are judged here alone.
+    pub(crate) async fn may_administer(&self) -> Result<(), StoreError> {
         self.read_barrier().await?;
         self.permitted(Grant::administer)
     }

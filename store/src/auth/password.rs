@@ -48,7 +48,13 @@ impl Passwords {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-        let _slot = self.slots.acquire().await.map_err(|_| StoreError::Stopped)?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopped)
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| StoreError::Stopped)?;
+        // The work goes on when its caller has gone away, and so long the slot is taken.
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(slot);
+            done
+        });
+        working.await.map_err(|_| StoreError::Stopped)
     }
 }

@@ -214,6 +214,10 @@ impl AuthState {
     fn change_password(&mut self, request: AuthUserChangePasswordRequest) -> Result<Rows, AuthFailure> {
         let mut record = self.user(&request.name).ok_or(AuthFailure::UserNotFound)?.clone();
         if !record.no_password {
+            // Asked for while the user had no password.
+            if request.hashed_password.is_empty() {
+                return Err(AuthFailure::InvalidChange);
+            }
             record.password_hash = request.hashed_password;
         }
         record.credential_revision = self.revision + 1;

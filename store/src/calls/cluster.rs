@@ -34,7 +34,7 @@ impl Store {
             return Err(StoreError::Refused { reason });
         }
         let peer_addr = peer_address(peer_urls)?;
-        self.barrier().await?; // judged by what everybody knows
+        self.may_administer().await?;
         let members = self.members();
         if members.iter().any(|member| member.peer_addr == peer_addr) {
             return Err(StoreError::PeerUrlExists);
@@ -57,6 +57,7 @@ impl Store {
     /// Records the address at which a member's peer port is from now on.
     pub async fn update_member(&self, id: u64, peer_urls: &[String]) -> Result<(), StoreError> {
         let peer_addr = peer_address(peer_urls)?;
+        self.may_administer().await?;
         self.member(id)?;
         if self.members().iter().any(|member| member.id != id && member.peer_addr == peer_addr) {
             return Err(StoreError::PeerUrlExists);
@@ -66,6 +67,7 @@ impl Store {
 
     /// Has a member that learns vote from now on.
     pub async fn promote(&self, id: u64) -> Result<(), StoreError> {
+        self.may_administer().await?;
         let member = self.member(id)?;
         if !member.learner {
             return Err(StoreError::NotLearner);
@@ -78,6 +80,7 @@ impl Store {
 
     /// Removes a member for ever.
     pub async fn remove_member(&self, id: u64) -> Result<(), StoreError> {
+        self.may_administer().await?;
         self.member(id)?;
         self.change(MemberChange::Remove(id)).await
     }

@@ -371,8 +371,13 @@ async fn users_and_roles_survive_a_restart_and_a_snapshot() {
     assert!(loaded.enabled);
     assert_eq!((loaded.users(), loaded.roles(), loaded.revision), before);
     local.store.role_delete(AuthRoleDeleteRequest { role: "r1".into() }).await.unwrap();
+    // As a member that knew nothing of it takes over the state.
+    local.store.shared().auth.store(std::sync::Arc::default());
+    run(address, "", "nobody", &[("kv/range", json!({"key": b64("a")}), "")]).await;
     local.store.shared().reload().unwrap();
-    assert_eq!(local.store.auth().roles(), Vec::<String>::new());
+    assert_eq!((local.store.auth().users(), local.store.auth().roles()), (before.0, Vec::new()));
+    run(address, "", "nobody", &[("kv/range", json!({"key": b64("a")}), EMPTY)]).await;
+    login(address, "u", "p").await;
     run(address, &root, "root", &[("auth/user/list", json!({}), "")]).await;
 }
 
