@@ -319,10 +319,10 @@ impl Store {
         if !request.serializable {
             self.barrier().await?;
         }
-        self.permitted(|grant| auth::access::judge_range(grant, &request))?;
+        let (judged, asked) = (self.auth(), Interval::new(&request.key, &request.range_end));
+        self.permitted(|grant| grant.read(&asked))?;
         self.metrics().counters.ranges.inc();
         let short = request.range_end.is_empty();
-        let (judged, asked) = (self.auth(), Interval::new(&request.key, &request.range_end));
         let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
         if !Arc::ptr_eq(&judged, &self.auth()) {
             self.permitted(|grant| grant.read(&asked))?; // what was read may be newer than the verdict
