@@ -179,8 +179,10 @@ impl Column {
                 same = same.replace(&format!("{name}{term}"), &format!("{name}<term>"));
             }
         }
-        // An id with a zero in front is padded with a space.
-        same = same.replace("  <id>", " <id>");
+        // Ids are padded to sixteen places: one blank for every zero they begin with.
+        while same.contains("  <id>") {
+            same = same.replace("  <id>", " <id>");
+        }
         if how == How::Shape {
             shape(&same)
         } else if same.starts_with('┌') {
