@@ -42,6 +42,11 @@ impl FatalCell {
         });
     }
 
+    /// The reason, if there is one by now.
+    pub fn get(&self) -> Option<Fatal> {
+        self.0.borrow().clone()
+    }
+
     /// Waits for the reason.
     pub async fn wait(&self) -> Fatal {
         let mut receiver = self.0.subscribe();

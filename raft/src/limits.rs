@@ -6,16 +6,22 @@ use std::time::Duration;
 /// answers first.
 pub const COMMAND_BYTES: usize = 4 << 20;
 
-/// Commands that become one log entry: one write batch of the state machine, some milliseconds of apply time.
+/// Commands that become one batch, and one log entry: one write batch of the state machine, some milliseconds of apply time.
 pub const BATCH_COMMANDS: usize = 1024;
 
-/// Bytes of commands in one log entry, unless its only command is larger: an entry must fit one message with room to spare.
+/// Bytes of commands in one batch or log entry, unless its only command is larger: an entry must fit one message with room to spare.
 pub const BATCH_BYTES: usize = 1 << 20;
 
-/// Entries a member has proposed and not yet heard of. More does not raise throughput, it only makes batches smaller.
-pub const ENTRIES_IN_FLIGHT: usize = 4;
+/// Batches a member has proposed and not yet heard of. More does not raise throughput, it only makes batches smaller.
+pub const BATCHES_IN_FLIGHT: usize = 4;
 
-/// Entries one follower may have in flight at the leader: its own bound, with room for its retries.
+/// Entries the leader has proposed and that are not yet applied. More makes entries smaller and synced writes more.
+pub const ENTRIES_UNDER_WAY: usize = 2;
+
+/// Batches waiting at the leader to become entries. Those who hand them in wait for room; each member has few.
+pub const BATCHES_WAITING: usize = 64;
+
+/// Batches of followers the leader works on at once: the bounds of each, with room for their retries.
 pub const FORWARDED_IN_FLIGHT: usize = 64;
 
 /// Commands waiting to be batched. Beyond it callers hear `Overloaded`.
@@ -123,6 +129,12 @@ pub const SNAPSHOT_INSTALL: Duration = Duration::from_secs(300);
 
 /// A learner may be promoted when at most so many entries are missing.
 pub const PROMOTE_LAG: u64 = 1000;
+
+/// How long a change of members waits until those it needs are seen to be alive and to have what they must: several heartbeats.
+pub const READY_WAIT: Duration = Duration::from_millis(700);
+
+/// Pause between two looks meanwhile, if nothing is told.
+pub const READY_TICK: Duration = Duration::from_millis(50);
 
 /// Connecting to a peer, with TLS.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(900);

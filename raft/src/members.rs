@@ -15,6 +15,7 @@ use crate::limits;
 use crate::machine::Peer;
 use crate::node::Node;
 use crate::propose::{Refused, failed, not_leader, refused};
+use crate::readiness::View;
 use crate::wire::{self, WireError};
 
 /// Why a change was not made.
@@ -26,6 +27,9 @@ pub enum ChangeError {
     /// Nothing was changed and nothing will be by the same request.
     #[error("{0}")]
     Refused(String),
+    /// Nothing was changed: too few of the members that would have to agree afterwards have been heard of lately.
+    #[error("{0}")]
+    Unhealthy(String),
     #[error("raft has stopped")]
     Stopped,
     /// The change may have been made, or may yet be.
@@ -85,6 +89,7 @@ pub(crate) async fn change(node: &Arc<Node>, change: Change) -> Result<(), Chang
             }
             Err(Refused::NotLeader(_) | Refused::Overloaded) => node.leader_changed_or(limits::LEADER_RETRY).await,
             Err(Refused::Invalid(reason)) => return Err(ChangeError::Refused(reason)),
+            Err(Refused::Unhealthy(reason)) => return Err(ChangeError::Unhealthy(reason)),
             Err(Refused::Stopped) => return Err(ChangeError::Stopped),
             Err(Refused::Unknown(reason)) => return Err(ChangeError::Unknown(reason)),
         }
@@ -146,16 +151,14 @@ impl Node {
                 if known(id).ok_or_else(|| unknown(id))?.voter {
                     return Ok(());
                 }
-                self.check_caught_up(id)?;
+                self.ready(|view| view.judge_promotion(id)).await?;
                 let voters = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
                 written(self.raft.change_membership(voters, true).await.map(drop))
             }
             Change::Remove(id) => {
                 let ids = BTreeSet::from([id]);
                 let Some(found) = known(id) else { return Ok(()) };
-                if found.voter && status.voters().count() == 1 {
-                    return Err(Refused::Invalid("the last voter cannot be removed".to_owned()));
-                }
+                self.ready(|view| view.judge_removal(id)).await?;
                 let change: ChangeMembers<u64, Record> =
                     if found.voter { ChangeMembers::RemoveVoters(ids) } else { ChangeMembers::RemoveNodes(ids) };
                 written(self.raft.change_membership(change, false).await.map(drop))
@@ -164,16 +167,21 @@ impl Node {
         }
     }
 
-    /// Refuses to promote a learner that would hold up every write until it has caught up.
-    fn check_caught_up(&self, id: u64) -> Result<(), Refused> {
-        let metrics = self.raft.metrics().borrow_watched().clone();
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id)).copied().flatten();
-        let missing = metrics.last_log_index.map_or(0, |last| last + 1).saturating_sub(next_index(matched));
-        let most = limits::PROMOTE_LAG.min(metrics.last_log_index.unwrap_or(0) / 10);
-        if missing > most || matched.is_none() {
-            return Err(Refused::Invalid(format!("member {id} has still to catch up: it lacks {missing} entries")));
+    /// Asks `judge` until it agrees, for [`limits::READY_WAIT`] at most: a follower's answer may be on its way, and a new leader has
+    /// heard of nobody yet.
+    async fn ready(&self, judge: impl Fn(&View) -> Result<(), Refused>) -> Result<(), Refused> {
+        let deadline = clock::now() + limits::READY_WAIT;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let view = View::of(&metrics.borrow_watched(), self.lease);
+            let judged = judge(&view);
+            let left = deadline.saturating_duration_since(clock::now());
+            if judged.is_ok() || left.is_zero() {
+                return judged;
+            }
+            // Signs of life age without a change being told.
+            let _ = clock::timeout(left.min(limits::READY_TICK), metrics.changed()).await;
         }
-        Ok(())
     }
 
     /// Hands leadership to `to`, or to the voter whose log is longest, and waits until this member does not lead any more.

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::Applying;
 use crate::core::{Raft, Record, StoredMembership, TypeConfig, Vote, next_index};
 use crate::describe::Description;
+use crate::entries::Entries;
 use crate::fatal::{Fatal, FatalCell};
 use crate::identity::Identity;
 use crate::limits;
@@ -41,6 +42,14 @@ pub(crate) struct Place {
     pub given: BTreeMap<u64, Record>,
     /// How long a leader may go without hearing from a quorum: the longest election timeout.
     pub lease: Duration,
+}
+
+/// Where a member is asked for what only a leader does.
+pub(crate) struct Leading {
+    /// Reads that wait for the leadership to be confirmed.
+    pub confirmations: Confirmations,
+    /// Batches that are to become entries.
+    pub entries: Entries,
 }
 
 /// What the tasks of a member share.
@@ -69,8 +78,7 @@ pub(crate) struct Node {
     pub fatal: FatalCell,
     /// How long a leader may go without hearing from a quorum.
     pub lease: Duration,
-    /// Reads that wait for the leadership to be confirmed.
-    pub confirmations: Confirmations,
+    pub leading: Leading,
     status: watch::Sender<Status>,
 }
 
@@ -82,7 +90,7 @@ impl Node {
         applying: Arc<Applying>,
         snapshots: Arc<Snapshots>,
         place: Place,
-        confirmations: Confirmations,
+        leading: Leading,
         fatal: FatalCell,
     ) -> Self {
         let Place { data_dir, identity, founders, given, lease } = place;
@@ -105,7 +113,7 @@ impl Node {
             stop: CancellationToken::new(),
             fatal,
             lease,
-            confirmations,
+            leading,
             status: watch::Sender::new(first),
         }
     }

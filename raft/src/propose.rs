@@ -1,14 +1,13 @@
-//! The proposal batcher (D3): everything that waits becomes one log entry, a few entries are in flight at once. There is no
+//! The proposal batcher (D3) of a member: everything that waits becomes one batch, a few batches are in flight at once. There is no
 //! timer: a lone command leaves at once, and while it is on its way others gather.
 //!
-//! A follower sends its batches to the leader. Nothing is ever sent twice unless it is certain that it was not proposed.
+//! Batches go to the leader, here or elsewhere, which makes entries of them ([`crate::entries`]). Nothing is ever sent twice unless it is certain that it was not proposed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use openraft::errors::{ClientWriteError, ForwardToLeader};
-use openraft::impls::ProgressResponder;
+use openraft::errors::ForwardToLeader;
 use pintle_base::clock::{self, Instant};
 use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::refusal::Reason;
@@ -18,7 +17,6 @@ use crate::core::TypeConfig;
 use crate::limits;
 use crate::node::Node;
 use crate::transport::client::was_not_sent;
-use crate::wire;
 
 /// Why a command has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +56,8 @@ pub(crate) enum Refused {
     Overloaded,
     /// Nothing was done and nothing will be for the same request.
     Invalid(String),
+    /// Nothing was done: the quorum would have been lost.
+    Unhealthy(String),
     /// Nothing was done; the member is stopping.
     Stopped,
     Unknown(String),
@@ -69,6 +69,7 @@ pub(crate) fn refusal(refused: &Refused) -> pb::Refusal {
         Refused::NotLeader(leader) => (Reason::NotLeader, leader.unwrap_or(0), String::new()),
         Refused::Overloaded => (Reason::Overloaded, 0, String::new()),
         Refused::Invalid(message) => (Reason::Invalid, 0, message.clone()),
+        Refused::Unhealthy(message) => (Reason::Unhealthy, 0, message.clone()),
         Refused::Stopped => (Reason::NotLeader, 0, String::new()),
         Refused::Unknown(message) => (Reason::OutcomeUnknown, 0, message.clone()),
     };
@@ -81,6 +82,7 @@ pub(crate) fn refused(refusal: pb::Refusal) -> Refused {
         Reason::NotLeader => Refused::NotLeader((refusal.leader != 0).then_some(refusal.leader)),
         Reason::Overloaded => Refused::Overloaded,
         Reason::Invalid => Refused::Invalid(refusal.message),
+        Reason::Unhealthy => Refused::Unhealthy(refusal.message),
         Reason::OutcomeUnknown | Reason::Unspecified => Refused::Unknown(refusal.message),
     }
 }
@@ -188,9 +190,9 @@ impl Proposals {
 }
 
 impl Batcher {
-    /// Makes entries of what waits until the node stops; then refuses what still waits.
+    /// Makes batches of what waits until the node stops; then refuses what still waits.
     pub async fn run(mut self, node: Arc<Node>) {
-        let in_flight = Arc::new(Semaphore::new(limits::ENTRIES_IN_FLIGHT));
+        let in_flight = Arc::new(Semaphore::new(limits::BATCHES_IN_FLIGHT));
         let mut carried = None;
         loop {
             let first = match carried.take() {
@@ -216,7 +218,7 @@ impl Batcher {
         }
     }
 
-    /// Takes what waits, within bounds. What is too much for this entry is returned for the next.
+    /// Takes what waits, within bounds. What is too much for this batch is returned for the next.
     fn gather(&mut self, first: Proposal) -> (Vec<Proposal>, Option<Proposal>) {
         let mut bytes = first.command.len();
         let mut batch = vec![first];
@@ -280,7 +282,9 @@ async fn propose(node: &Node, commands: Vec<Bytes>) -> Result<Replies, ProposeEr
             Refused::NotLeader(_) => wait_for_leader(node, deadline).await?,
             Refused::Overloaded => return Err(ProposeError::Overloaded),
             Refused::Stopped => return Err(ProposeError::Stopped),
-            Refused::Invalid(reason) | Refused::Unknown(reason) => return Err(ProposeError::Unknown { reason }),
+            Refused::Invalid(reason) | Refused::Unhealthy(reason) | Refused::Unknown(reason) => {
+                return Err(ProposeError::Unknown { reason });
+            }
         }
     }
 }
@@ -318,25 +322,6 @@ async fn forward(node: &Node, leader: u64, commands: Vec<Bytes>) -> Result<Repli
     };
     let late = |_| Err(Refused::Unknown(format!("no answer within {:?}", limits::FORWARD_TIMEOUT)));
     clock::timeout(limits::FORWARD_TIMEOUT, collect).await.unwrap_or_else(late)
-}
-
-impl Node {
-    /// Proposes `commands` as one entry, here.
-    pub async fn propose_as_leader(&self, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Refused> {
-        if self.is_stopping() {
-            return Err(Refused::NotLeader(None));
-        }
-        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
-        let batch = wire::encode_batch(commands);
-        self.raft.client_write_ff(batch, Some(responder)).await.map_err(|_| Refused::Stopped)?;
-        match clock::timeout(limits::COMMIT_TIMEOUT, answer).await {
-            Ok(Ok(Ok(response))) => Ok(response.data.0),
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(not_leader(&forward)),
-            Ok(Ok(Err(error))) => Err(Refused::Unknown(error.to_string())),
-            Ok(Err(_)) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
-            Err(_) => Err(Refused::Unknown(format!("not committed within {:?}", limits::COMMIT_TIMEOUT))),
-        }
-    }
 }
 
 #[cfg(test)]

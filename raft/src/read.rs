@@ -172,7 +172,7 @@ impl Node {
     /// The index a read must wait for, if this member leads.
     pub async fn read_index_as_leader(&self) -> Result<u64, Refused> {
         let (asker, answer) = oneshot::channel();
-        self.confirmations.0.send(asker).await.map_err(|_| Refused::Stopped)?;
+        self.leading.confirmations.0.send(asker).await.map_err(|_| Refused::Stopped)?;
         answer.await.unwrap_or(Err(Refused::Stopped))
     }
 

@@ -23,13 +23,13 @@ use crate::fatal::{Fatal, FatalCell};
 use crate::log::LogStore;
 use crate::machine::{LogId, Peer, StateMachine};
 use crate::meters::Meters;
-use crate::node::{Handle, Node, Place};
+use crate::node::{Handle, Leading, Node, Place};
 use crate::propose::Proposals;
 use crate::read::Reads;
 use crate::storage::{self, Opened, Storage};
 use crate::transport::client::{NetworkFactory, over_tcp};
 use crate::transport::{Links, Me, server};
-use crate::{apply, bootstrap, limits, log, priority, propose, read};
+use crate::{apply, bootstrap, entries, limits, log, priority, propose, read};
 
 /// Certificates for the peer transport. Both sides show one and check the other's; its host is the one in
 /// [`Peer::peer_addr`].
@@ -330,7 +330,9 @@ pub(crate) async fn compose(
     let founders = if options.join { BTreeMap::new() } else { given.clone() };
     let place = Place { data_dir: options.data_dir.clone(), identity, founders, given, lease: options.election_max };
     let (confirmations, confirmer) = read::confirmations();
-    let node = Arc::new(Node::new(raft, links, &log, applying, snapshots, place, confirmations, fatal));
+    let (entries, maker) = entries::channel();
+    let leading = Leading { confirmations, entries };
+    let node = Arc::new(Node::new(raft, links, &log, applying, snapshots, place, leading, fatal));
     let (proposals, batcher) = propose::channel();
     let (reads, rounds) = read::channel();
     tokio::spawn(Arc::clone(&node).run_status());
@@ -338,6 +340,7 @@ pub(crate) async fn compose(
     tokio::spawn(batcher.run(Arc::clone(&node)));
     tokio::spawn(rounds.run(Arc::clone(&node)));
     tokio::spawn(confirmer.run(Arc::clone(&node)));
+    tokio::spawn(maker.run(Arc::clone(&node)));
     tokio::spawn(bootstrap::run(Arc::clone(&node), has_log, options.election_max));
     Ok((node, proposals, reads))
 }

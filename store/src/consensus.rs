@@ -83,6 +83,8 @@ pub(crate) enum ChangeFailure {
     /// Nothing was changed; no leader was found.
     NotMade,
     Refused(String),
+    /// Nothing was changed: the quorum would have been lost.
+    Unhealthy,
     Unknown,
     Stopped,
 }
@@ -143,6 +145,7 @@ impl Consensus for Handle {
             changed.map_err(|error| match error {
                 ChangeError::NoLeader => ChangeFailure::NotMade,
                 ChangeError::Refused(reason) => ChangeFailure::Refused(reason),
+                ChangeError::Unhealthy(_) => ChangeFailure::Unhealthy,
                 ChangeError::Stopped => ChangeFailure::Stopped,
                 ChangeError::Unknown(_) => ChangeFailure::Unknown,
             })

@@ -70,6 +70,9 @@ pub enum StoreError {
     /// A change of members that cannot be made as things are.
     #[error("etcdserver: {reason}")]
     Refused { reason: String },
+    /// A change of members after which too few of them would be alive to agree.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
     #[error("etcdserver: no leader")]
     NoLeader,
     #[error("etcdserver: server stopped")]
@@ -125,7 +128,7 @@ impl StoreError {
             | Self::Refused { .. } => Code::FailedPrecondition,
             Self::Overloaded | Self::NoSpace => Code::ResourceExhausted,
             Self::Corrupt => Code::DataLoss,
-            Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
+            Self::Unhealthy | Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
             Self::Auth(error) => error.code(),
             Self::Storage { .. } => Code::Internal,
         }

@@ -22,16 +22,14 @@ use rocksdb::DB;
 use tokio::sync::watch;
 
 use crate::codec::RecordError;
-use crate::core::{RaftLogId, Vote, log_id, next_index};
+use crate::core::{Membership, RaftLogId, Vote, log_id, next_index};
 use crate::machine::LogId;
 use tail::Tail;
 use writer::Queue;
 
 pub(crate) use open::open_stepwise;
 pub(crate) use store::LogStore;
-#[cfg(test)]
-pub(crate) use writer::Operation;
-pub(crate) use writer::{Worker, Writer};
+pub(crate) use writer::{Operation, Worker, Writer};
 
 /// Where the instance lies in the data directory.
 pub(crate) const DIR: &str = "log";
@@ -143,6 +141,11 @@ impl Shared {
             return Ok(None);
         }
         Ok(open::entry_at(&self.db, &state, index).map_err(io::Error::other)?.map(log_id))
+    }
+
+    /// The newest membership that an entry holds, committed or not. Reads back until one is found.
+    pub fn newest_membership(&self) -> io::Result<Option<Membership>> {
+        open::newest_membership(&self.db).map_err(io::Error::other)
     }
 
     pub fn is_empty(&self) -> bool {

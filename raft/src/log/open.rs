@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use openraft::EntryPayload;
 use parking_lot::Mutex;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, LogLevel, Options, ReadOptions};
 use serde::de::DeserializeOwned;
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{COMMITTED, DIR, LOG, META, OpenError, PURGED, Queue, Shared, State, VOTE, Worker, key};
 use crate::codec;
-use crate::core::{RaftLogId, log_id, next_index};
+use crate::core::{Membership, RaftLogId, log_id, next_index};
 use crate::fatal::FatalCell;
 use crate::mark::{Mark, MarkFile};
 
@@ -172,6 +173,19 @@ fn check(db: &DB, state: &State, mark: Mark) -> Result<(), LoadError> {
         return Err(OpenError::EntryReplaced { mark: log_id(synced), found }.into());
     }
     Ok(())
+}
+
+pub(super) fn newest_membership(db: &DB) -> Result<Option<Membership>, LoadError> {
+    let Some(log) = db.cf_handle(LOG) else { return Ok(None) };
+    for item in db.iterator_cf(log, IteratorMode::End) {
+        let (found, record) = item?;
+        let entry = codec::decode_entry(&found, &record)
+            .map_err(|source| OpenError::Record { what: "at the end of the log".to_owned(), source })?;
+        if let EntryPayload::Membership(membership) = entry.payload {
+            return Ok(Some(membership));
+        }
+    }
+    Ok(None)
 }
 
 pub(super) fn entry_at(db: &DB, state: &State, index: u64) -> Result<Option<RaftLogId>, LoadError> {

@@ -222,6 +222,11 @@ impl Worker {
         while let Some(operations) = self.shared.queue.take() {
             self.perform(operations);
         }
+        self.finish();
+    }
+
+    /// The last step: the mark says all that was synced.
+    pub fn finish(&mut self) {
         if self.failed.is_none()
             && let Err(error) = self.raise_mark()
         {

@@ -107,6 +107,7 @@ impl Store {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ChangeFailure::NotMade)) => Err(StoreError::NoLeader),
             Ok(Err(ChangeFailure::Refused(reason))) => Err(StoreError::Refused { reason }),
+            Ok(Err(ChangeFailure::Unhealthy)) => Err(StoreError::Unhealthy),
             Ok(Err(ChangeFailure::Stopped)) => Err(StoreError::Stopped),
             Ok(Err(ChangeFailure::Unknown)) | Err(_) => Err(StoreError::Unknown),
         }
