@@ -1,8 +1,10 @@
 //! Lease times. Which leases exist is replicated; when they end is decided by the leader's clock alone, and takes effect only
 //! through the log, as a proposal that is void if the lease was renewed meanwhile.
 //!
-//! Every member keeps the table, so that a new leader starts at once: it gives every lease its full time again, hence no lease
-//! ever ends early.
+//! Every member keeps the table, counting from when it applied the last renewal, which is never before the leader did. So a new
+//! leader goes on with the time that is left, and only adds what a client needs to come through that could not renew while nobody
+//! led: no lease ends early, and none lives on for its full time with every change of the leader. A member that starts gives every
+//! lease its full time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -49,11 +51,20 @@ impl LeaseTimes {
         }
     }
 
-    /// The leader changed: every lease gets its full time again.
-    pub fn restart(&self) {
+    /// The leader changed: no lease ends within `grace`, or its own time if that is shorter.
+    pub fn prolong(&self, grace: Duration) {
+        let now = clock::now();
         let mut table = self.table.lock();
-        let records: Vec<(i64, LeaseRecord)> = table.leases.iter().map(|(id, entry)| (*id, entry.record)).collect();
-        records.into_iter().for_each(|(id, record)| table.set(id, record));
+        let Table { leases, due } = &mut *table;
+        for (id, entry) in leases {
+            let least = now + grace.min(time_of(entry.record));
+            if entry.ends < least || entry.due != entry.ends {
+                due.remove(&(entry.due, *id));
+                entry.ends = entry.ends.max(least);
+                entry.due = entry.ends;
+                due.insert((entry.due, *id));
+            }
+        }
     }
 
     /// Leases whose time is over, a bounded number; each is handed out again only after a while.
@@ -92,8 +103,7 @@ impl LeaseTimes {
 impl Table {
     fn set(&mut self, id: i64, record: LeaseRecord) {
         self.remove(id);
-        let ttl = u64::try_from(record.ttl_seconds).unwrap_or(0);
-        let ends = clock::now() + Duration::from_secs(ttl);
+        let ends = clock::now() + time_of(record);
         self.due.insert((ends, id));
         self.leases.insert(id, Entry { record, ends, due: ends });
     }
@@ -103,6 +113,10 @@ impl Table {
             self.due.remove(&(entry.due, id));
         }
     }
+}
+
+fn time_of(record: LeaseRecord) -> Duration {
+    Duration::from_secs(u64::try_from(record.ttl_seconds).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -128,8 +142,22 @@ mod tests {
         clock::sleep(Duration::from_secs(19)).await;
         assert_eq!(times.take_due(), vec![]);
         assert_eq!(times.time_to_live(2), Some((20, 1)));
-        times.restart();
-        assert_eq!(times.time_to_live(2), Some((20, 20)));
         assert_eq!(times.time_to_live(1), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_of_the_leader_costs_no_lease_and_prolongs_none_beyond_the_grace() {
+        let times = LeaseTimes::default();
+        times.load(vec![(1, record(600, 1)), (2, record(20, 2)), (3, record(2, 3))]);
+        clock::sleep(Duration::from_secs(19)).await;
+        assert_eq!(times.take_due(), vec![LeaseExpire { id: 3, stamp: 3 }], "the one before has proposed its end");
+        times.prolong(Duration::from_secs(7));
+        let left: Vec<_> = [1, 2, 3].iter().map(|id| times.time_to_live(*id)).collect();
+        assert_eq!(left, [Some((600, 581)), Some((20, 7)), Some((2, 2))]);
+        assert_eq!(times.take_due(), vec![]);
+        clock::sleep(Duration::from_secs(2)).await;
+        assert_eq!(times.take_due(), vec![LeaseExpire { id: 3, stamp: 3 }]);
+        times.prolong(Duration::ZERO);
+        assert_eq!(times.take_due(), vec![LeaseExpire { id: 3, stamp: 3 }], "a new leader does not wait for a retry");
     }
 }

@@ -24,6 +24,7 @@ mod machine;
 mod metrics;
 pub mod mvcc;
 mod recipe;
+pub mod snapshot;
 mod store;
 mod tasks;
 pub mod watch;

@@ -84,6 +84,16 @@ pub const STREAM_FIRST_KEYS: i64 = 10;
 pub const STREAM_CHUNK_KEYS: i64 = 2000;
 /// Bytes a message of a range stream aims at.
 pub const STREAM_CHUNK_BYTES: usize = REQUEST_BYTES;
+/// Snapshots being sent at once: each holds a view, which keeps what was deleted since on disk.
+pub const SNAPSHOTS: usize = 2;
+/// Bytes of a snapshot in one message, as etcd sends them.
+pub const SNAPSHOT_PIECE: usize = 32 << 10;
+/// Messages of a snapshot that wait for their receiver.
+pub const SNAPSHOT_MESSAGES: usize = 16;
+/// A receiver that takes nothing of a snapshot for so long is given up.
+pub const SNAPSHOT_STALL: Duration = Duration::from_secs(60);
+/// Bytes written at once while a state is restored.
+pub const RESTORE_BATCH: usize = 4 << 20;
 /// Client connections of one member.
 pub const CONNECTIONS: usize = 10_000;
 /// Streams of one HTTP/2 connection; etcd leaves it open, clients multiplex hundreds.

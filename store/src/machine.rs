@@ -127,8 +127,7 @@ fn batch(generation: &Generation, plan: &Plan, place: Place, membership: Option<
     for change in &plan.changes {
         let version = &change.version;
         batch.put_cf(kv, key::version(&change.key, version.modified), version.encode());
-        let deleted = version.live.is_none();
-        batch.put_cf(rev, key::revision(version.modified, version.sub), encode_change(deleted, &change.key));
+        batch.put_cf(rev, key::revision(version.modified, version.sub), encode_change(&change.key, version));
     }
     for (id, record) in &plan.leases {
         match record {

@@ -159,6 +159,8 @@ pub(crate) struct Shared {
     /// Tasks that outlive the request they belong to.
     group: OnceLock<task::Group>,
     readers: Semaphore,
+    /// Room for snapshots that are being sent.
+    pub snapshots: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -239,6 +241,7 @@ impl Store {
             consensus: OnceLock::new(),
             group: OnceLock::new(),
             readers: Semaphore::new(limits::RANGE_READERS),
+            snapshots: Arc::new(Semaphore::new(limits::SNAPSHOTS)),
         });
         shared.reload().map_err(failed)?;
         Ok((Self { shared: Arc::clone(&shared), actor: Actor::Member }, StoreMachine::new(shared)))
@@ -261,6 +264,7 @@ impl Store {
         tasks::watch_space(self, group);
         tasks::publish(self, group);
         tasks::promote_members(self, group);
+        tasks::make_token_key(self, group);
         let watches = Arc::clone(&self.shared.watches);
         let stopping = group.token();
         group.spawn("store-stop", async move {

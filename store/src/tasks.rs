@@ -40,7 +40,7 @@ impl Shared {
             let changed = *before != now;
             if restarted {
                 // Before anybody can act as the new leader.
-                self.leases.restart();
+                self.leases.prolong(self.options.request_timeout);
             }
             *before = now;
             changed
@@ -168,6 +168,27 @@ pub(crate) fn promote_members(store: &Store, group: &task::Group) {
                     Err(error) => tracing::debug!(%error, id = member.id, "member does not vote yet"),
                 }
             }
+        }
+    });
+}
+
+/// Has a key made to sign logins with where a restored state has none.
+pub(crate) fn make_token_key(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    if !store.auth().lacks_key() {
+        return;
+    }
+    group.spawn_until_stopped("store-token-key", async move {
+        let mut leadership = store.leadership();
+        while store.auth().lacks_key() {
+            if leadership.wait_for(|now| now.leader.is_some()).await.is_err() {
+                return;
+            }
+            match store.auth_enable().await {
+                Ok(_) => tracing::info!("a key to sign logins with was made; everybody has to log in again"),
+                Err(error) => tracing::debug!(%error, "no key to sign logins with yet, will retry"),
+            }
+            clock::sleep(limits::PUBLISH_PAUSE).await;
         }
     });
 }

@@ -1,181 +1,12 @@
 //! The store alone, run as an etcd: the program called `etcd`, with etcd's flags, used by the real etcdctl.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::Command;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use pintle_tests::{Ran, free_ports, pintle, ran, tool};
+use nix::sys::signal::Signal;
+use pintle_tests::store::Store;
+use pintle_tests::{Ran, pintle, ran};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Three members of a store of their own; ended and removed when dropped.
-struct Store {
-    home: TempDir,
-    members: Vec<Member>,
-    /// The first so many found the cluster, the others are added.
-    founders: usize,
-}
-
-struct Member {
-    name: String,
-    peer: u16,
-    client: u16,
-    child: Option<Child>,
-}
-
-impl Store {
-    fn new(members: usize) -> Self {
-        let home = pintle_tests::home();
-        std::os::unix::fs::symlink(pintle(), home.path().join("etcd")).expect("link");
-        let ports = free_ports(2 * members);
-        let members = ports.chunks(2).enumerate().map(|(at, ports)| Member {
-            name: format!("m{at}"),
-            peer: ports[0],
-            client: ports[1],
-            child: None,
-        });
-        let members: Vec<Member> = members.collect();
-        Self { founders: members.len(), members, home }
-    }
-
-    /// One founder, and others that are added.
-    fn growing(members: usize) -> Self {
-        let mut store = Self::new(members);
-        store.founders = 1;
-        store
-    }
-
-    fn program(&self) -> PathBuf {
-        self.home.path().join("etcd")
-    }
-
-    fn log(&self, at: usize) -> String {
-        std::fs::read_to_string(self.home.path().join(format!("m{at}.log"))).unwrap_or_default()
-    }
-
-    fn flags(&self, at: usize) -> Vec<String> {
-        let member = &self.members[at];
-        let known = if at < self.founders { self.founders } else { at + 1 };
-        let cluster: Vec<String> = self.members[..known]
-            .iter()
-            .map(|other| format!("{}=http://127.0.0.1:{}", other.name, other.peer))
-            .collect();
-        vec![
-            format!("--name={}", member.name),
-            format!("--data-dir={}", self.home.path().join(&member.name).display()),
-            format!("--listen-peer-urls=http://127.0.0.1:{}", member.peer),
-            format!("--initial-advertise-peer-urls=http://127.0.0.1:{}", member.peer),
-            format!("--listen-client-urls=http://127.0.0.1:{}", member.client),
-            format!("--advertise-client-urls=http://127.0.0.1:{}", member.client),
-            format!("--initial-cluster={}", cluster.join(",")),
-            "--initial-cluster-token=test".to_owned(),
-            format!("--initial-cluster-state={}", if at < self.founders { "new" } else { "existing" }),
-            "--snapshot-count=10000".to_owned(),
-            "--logger=zap".to_owned(),
-        ]
-    }
-
-    fn start(&mut self, at: usize, more: &[&str]) {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.home.path().join(format!("m{at}.log")))
-            .expect("open a log");
-        let child = Command::new(self.program())
-            .args(self.flags(at))
-            .args(more)
-            .env_remove("ETCD_NAME")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("share the log"))
-            .stderr(log)
-            .spawn()
-            .expect("start a member");
-        self.members[at].child = Some(child);
-    }
-
-    fn start_all(&mut self) {
-        (0..self.members.len()).for_each(|at| self.start(at, &[]));
-        for at in 0..self.members.len() {
-            self.until("a member serves", || self.log(at).contains("ready to serve client requests"));
-        }
-    }
-
-    fn signal(&self, at: usize, signal: Signal) {
-        let id = self.members[at].child.as_ref().expect("it runs").id();
-        kill(Pid::from_raw(i32::try_from(id).expect("a pid")), signal).expect("signal a member");
-    }
-
-    /// Waits until the member ended; its exit code.
-    fn ended(&mut self, at: usize) -> Option<i32> {
-        let mut child = self.members[at].child.take().expect("it runs");
-        let began = Instant::now();
-        loop {
-            if let Some(status) = child.try_wait().expect("wait for a member") {
-                return status.code();
-            }
-            assert!(began.elapsed() < DEADLINE, "a member does not end: {}", self.log(at));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, mut test: impl FnMut() -> bool) {
-        let began = Instant::now();
-        while !test() {
-            let logs: Vec<String> = (0..self.members.len()).map(|at| self.log(at)).collect();
-            assert!(began.elapsed() < DEADLINE, "{what}: not in time\n{}", logs.join("\n"));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn etcdctl_of(&self, members: &[usize], arguments: &[&str]) -> Ran {
-        let endpoints: Vec<String> =
-            members.iter().map(|at| format!("http://127.0.0.1:{}", self.members[*at].client)).collect();
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "30"]).arg(tool("sid", "etcdctl")).env("ETCDCTL_API", "3");
-        ran(command.arg(format!("--endpoints={}", endpoints.join(","))).args(arguments))
-    }
-
-    fn etcdctl(&self, arguments: &[&str]) -> Ran {
-        let all: Vec<usize> = (0..self.members.len()).collect();
-        self.etcdctl_of(&all, arguments)
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        let all: Vec<usize> = (0..self.members.len()).collect();
-        self.json_of(&all, arguments)
-    }
-
-    fn json_of(&self, members: &[usize], arguments: &[&str]) -> Value {
-        let text = self.etcdctl_of(members, &[arguments, &["-w", "json"]].concat()).ok();
-        serde_json::from_str(&text).expect("JSON")
-    }
-
-    /// Which member leads.
-    fn leader(&self) -> usize {
-        let status = self.json(&["endpoint", "status"]);
-        let leads = |one: &Value| one["Status"]["leader"] == one["Status"]["header"]["member_id"];
-        let leader = status.as_array().expect("a list").iter().find(|one| leads(one)).expect("a leader");
-        let endpoint = leader["Endpoint"].as_str().expect("an endpoint");
-        let port = endpoint.rsplit(':').next().expect("a port");
-        self.members.iter().position(|member| member.client.to_string() == port).expect("one of ours")
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        for member in &mut self.members {
-            if let Some(child) = &mut member.child {
-                let _ = child.kill(); // it may have ended by itself
-                let _ = child.wait();
-            }
-        }
-    }
-}
 
 fn etcd(program: &Path, arguments: &[&str]) -> Ran {
     ran(Command::new("timeout").args(["--kill-after=5", "30"]).arg(program).args(arguments))
@@ -358,7 +189,7 @@ fn a_member_without_space_says_so_until_there_is_some() {
 #[test]
 fn the_program_answers_as_etcd_does() {
     let store = Store::new(1);
-    let program = store.program();
+    let program = store.program.clone();
     let version = etcd(&program, &["--version"]).ok();
     assert!(version.starts_with("etcd Version: 3.5."), "{version}");
     let help = etcd(&program, &["--help"]).ok();

@@ -80,6 +80,8 @@ pub struct Config {
     pub advertise_peer: Url,
     /// Into a cluster that exists, rather than founding one.
     pub join: bool,
+    /// Go on as the only member of the cluster.
+    pub force_new_cluster: bool,
     pub listen_clients: Vec<Url>,
     pub advertise_clients: Vec<Url>,
     pub founders: Vec<Founder>,
@@ -139,6 +141,7 @@ impl Config {
             listen_peer: peers.remove(0),
             advertise_peer,
             join,
+            force_new_cluster: given.switch("force-new-cluster")?,
             listen_clients,
             advertise_clients: Url::list(given.text("advertise-client-urls"))?,
             cluster_id: cluster_id(&founders),

@@ -191,7 +191,12 @@ const OTHER: &[Flag] = &[
         "members that only learn, beside those that are to vote once they have caught up",
     ),
     moot("downgrade-check-time", Kind::Time, NOT_YET),
-    refused("force-new-cluster", Kind::Switch),
+    used(
+        "force-new-cluster",
+        Kind::Switch,
+        "false",
+        "after the quorum was lost for good: go on as the only member, with all this one has; never start the others again",
+    ),
     moot("unsafe-no-fsync", Kind::Switch, "what is acknowledged is always synced"),
 ];
 

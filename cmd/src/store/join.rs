@@ -142,7 +142,7 @@ async fn is_gone(peering: &raft::Peering, own: &raft::Description, id: u64) -> b
     false
 }
 
-fn founders(config: &Config) -> Vec<raft::Peer> {
+pub fn founders(config: &Config) -> Vec<raft::Peer> {
     let peer = |founder: &Founder| raft::Peer {
         id: founder.id,
         name: founder.name.clone(),

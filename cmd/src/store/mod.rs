@@ -4,6 +4,7 @@ mod config;
 pub mod ctl;
 mod flags;
 mod join;
+mod restore;
 mod serve;
 
 use anyhow::Result;

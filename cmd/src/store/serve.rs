@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pintle_base::task::Group;
 use pintle_raft as raft;
+use pintle_store::snapshot::{RAFT_DIR, STATE_DIR};
 use pintle_store::{Store, StoreOptions, etcd};
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::CertificateDer;
@@ -36,7 +37,10 @@ pub async fn run(config: Config) -> Result<()> {
     crate::signals::stop_on_signal(&server)?;
     let consensus = Group::new("consensus");
     let peering = peering(&config)?;
-    let raft_dir = config.data_dir.join("raft");
+    let raft_dir = config.data_dir.join(RAFT_DIR);
+    if config.force_new_cluster {
+        go_on_alone(&raft_dir)?;
+    }
     let place = tokio::select! {
         place = join::place(&config, &peering, &raft_dir) => place?,
         () = server.stopping() => return Ok(()),
@@ -56,6 +60,22 @@ pub async fn run(config: Config) -> Result<()> {
     announce(&config, &store, &server);
 
     member::run_to_end(&handle, &server, &consensus, fronts).await
+}
+
+/// Makes this the only member, if it is not already. Left in a unit file the flag does the same at each start: members added since would
+/// be cut off, so it says so.
+fn go_on_alone(raft_dir: &std::path::Path) -> Result<()> {
+    let gone = raft::offline::force_alone(raft_dir).context("--force-new-cluster")?;
+    for id in &gone {
+        tracing::warn!(
+            member = format!("{id:x}"),
+            "--force-new-cluster: this member is no more; remove its data directory, it must never start on it again"
+        );
+    }
+    if gone.is_empty() {
+        tracing::info!("--force-new-cluster: this member is the only one already, take the flag away");
+    }
+    Ok(())
 }
 
 /// What is served at a URL.
@@ -103,9 +123,9 @@ async fn start(
         bcrypt_cost: config.bcrypt_cost,
         ..StoreOptions::default()
     };
-    let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;
+    let (store, machine) = Store::open(&config.data_dir.join(STATE_DIR), options).context("open the store")?;
     let listen = config.listen_peer.address()?;
-    let mut options = raft::Options::new(id, cluster_id, config.data_dir.join("raft"), listen, peers, peering);
+    let mut options = raft::Options::new(id, cluster_id, config.data_dir.join(RAFT_DIR), listen, peers, peering);
     options.join = join;
     options.heartbeat = config.heartbeat;
     options.election_min = config.election;

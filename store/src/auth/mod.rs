@@ -18,7 +18,7 @@ mod token;
 pub use self::failure::AuthError;
 pub use self::jwt::{JwtError, JwtOptions};
 pub(crate) use self::password::Passwords;
-pub(crate) use self::state::{AuthState, Grant, PREFIX, Rows};
+pub(crate) use self::state::{AuthState, Grant, HEAD_KEY, PREFIX, ROLE_PREFIX, Rows, USER_PREFIX};
 pub use self::token::TokenOptions;
 pub(crate) use self::token::Tokens;
 

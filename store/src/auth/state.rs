@@ -29,9 +29,9 @@ const ROOT: &str = "root";
 
 /// Key of [`AuthRecord`] in the meta family; users and roles follow their prefix.
 pub(crate) const PREFIX: &[u8] = b"auth";
-const HEAD_KEY: &[u8] = b"auth";
-const USER_PREFIX: &[u8] = b"auth/user/";
-const ROLE_PREFIX: &[u8] = b"auth/role/";
+pub(crate) const HEAD_KEY: &[u8] = b"auth";
+pub(crate) const USER_PREFIX: &[u8] = b"auth/user/";
+pub(crate) const ROLE_PREFIX: &[u8] = b"auth/role/";
 
 /// Rows of the meta family to write; `None` removes one.
 pub(crate) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -137,6 +137,11 @@ impl AuthState {
         })
     }
 
+    /// True if nobody can log in, because the state was restored from a file, which has no key to sign logins with.
+    pub fn lacks_key(&self) -> bool {
+        self.enabled && self.token_key.is_empty()
+    }
+
     /// What the record of a user holds.
     pub fn user(&self, name: &str) -> Option<&UserRecord> {
         self.users.get(name).map(|user| &user.record)
@@ -167,6 +172,10 @@ impl AuthState {
     }
 
     fn enable(&mut self, key: &Bytes) -> Result<Rows, AuthFailure> {
+        if self.enabled && self.token_key.is_empty() && !key.is_empty() {
+            self.token_key = key.clone(); // restored: it is not in the file
+            return Ok(self.rows(&[], &[]));
+        }
         if self.enabled {
             return Ok(Rows::new());
         }

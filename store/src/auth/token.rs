@@ -54,6 +54,7 @@ impl Tokens {
     /// A token for a user who just logged in.
     pub fn mint(&self, state: &AuthState, name: &str, credential_revision: u64) -> Result<String, StoreError> {
         match self {
+            Self::Simple(_) if state.token_key.is_empty() => Err(StoreError::NoLeader), // the first one makes the key
             Self::Simple(simple) => Ok(simple.mint(state, name, credential_revision)),
             Self::Jwt(jwt) => jwt.mint(name, state.revision),
         }

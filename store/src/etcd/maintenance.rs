@@ -14,9 +14,10 @@ use pintle_proto::etcdserverpb::{
 use pintle_proto::store_v1::Alarm;
 use tonic::{Request, Response, Status};
 
-use super::{VERSION, acting, require_leader, require_voter, unimplemented};
+use super::{VERSION, acting, require_leader, require_voter};
 use crate::apply::alarm_member;
 use crate::error::StoreError;
+use crate::snapshot;
 use crate::store::Store;
 
 pub(super) struct Maintenance {
@@ -97,7 +98,7 @@ impl MaintenanceService for Maintenance {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
     async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        unimplemented()
+        Ok(Response::new(Box::pin(snapshot::send::stream(&self.store)?)))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

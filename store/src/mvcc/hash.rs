@@ -11,7 +11,7 @@ use pintle_proto::mvccpb::KeyValue;
 use prost::Message;
 
 use super::key::{self, Interval};
-use super::record::{Version, corrupt, decode_change};
+use super::record::{Change, Version, corrupt, decode_change};
 use super::view::{Source, View};
 
 /// What etcd's hash begins with: its name of where the keys lie.
@@ -34,7 +34,7 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
         if main > revision {
             break;
         }
-        let (deleted, changed) = decode_change(change)?;
+        let Change { deleted, key: changed, .. } = decode_change(change)?;
         let kept = main > compacted || (!deleted && is_newest(view, changed, main, kept_at)?);
         if kept && let Some(version) = view.version(changed, main)? {
             sum = crc32c::crc32c_append(sum, &revision_bytes(main, sub, deleted));

@@ -6,12 +6,14 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes};
 use pintle_proto::mvccpb::KeyValue;
 use prost::Message;
-use prost::encoding::{decode_varint, encode_varint};
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
 const LIVE: u8 = 1;
 const TOMBSTONE: u8 = 2;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+/// A put with the size of the row it makes in a snapshot.
+const SIZED_PUT: u8 = 3;
 const CHECKED: u8 = 1;
 
 /// One version of a key: what it held from `modified` on.
@@ -144,21 +146,49 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The record in `rev`: what was done to which key.
-pub(crate) fn encode_change(deleted: bool, key: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + key.len());
-    out.put_u8(if deleted { DELETE } else { PUT });
+/// A record of `rev`: what was done to which key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Change<'a> {
+    pub deleted: bool,
+    pub key: &'a [u8],
+    /// Bytes of the key and what it held as an encoded `mvccpb.KeyValue`: a snapshot is laid out without reading a value. Absent in
+    /// records of before it was kept.
+    pub size: Option<usize>,
+}
+
+pub(crate) fn encode_change(key: &[u8], version: &Version) -> Vec<u8> {
+    let mut out = Vec::with_capacity(6 + key.len());
+    match kv_len(key, version) {
+        Some(size) => {
+            out.put_u8(SIZED_PUT);
+            encode_varint(size as u64, &mut out);
+        }
+        None => out.put_u8(DELETE),
+    }
     out.put_slice(key);
     out
 }
 
-/// Whether the change was a deletion, and its key.
-pub(crate) fn decode_change(raw: &[u8]) -> io::Result<(bool, &[u8])> {
+pub(crate) fn decode_change(raw: &[u8]) -> io::Result<Change<'_>> {
     match raw.split_first() {
-        Some((&PUT, key)) => Ok((false, key)),
-        Some((&DELETE, key)) => Ok((true, key)),
+        Some((&SIZED_PUT, mut rest)) => {
+            let size = decode_varint(&mut rest).ok().and_then(|size| usize::try_from(size).ok());
+            let size = size.ok_or_else(|| corrupt("change record"))?;
+            Ok(Change { deleted: false, key: rest, size: Some(size) })
+        }
+        Some((&PUT, key)) => Ok(Change { deleted: false, key, size: None }),
+        Some((&DELETE, key)) => Ok(Change { deleted: true, key, size: None }),
         _ => Err(corrupt("change record")),
     }
+}
+
+/// Bytes of `version` as an encoded `mvccpb.KeyValue`; `None` if it is a tombstone.
+fn kv_len(key: &[u8], version: &Version) -> Option<usize> {
+    let live = version.live.as_ref()?;
+    let field = |len: usize| if len == 0 { 0 } else { 1 + encoded_len_varint(len as u64) + len };
+    let numbers = [live.created, version.modified, live.version, live.lease];
+    let number = |number: &i64| if *number == 0 { 0 } else { 1 + encoded_len_varint(number.cast_unsigned()) };
+    Some(field(key.len()) + field(live.value.len()) + numbers.iter().map(number).sum::<usize>())
 }
 
 /// Wraps a message that must not be misread: format byte, CRC32C of the rest, the message.
@@ -202,5 +232,22 @@ mod tests {
         assert!(Version::decode(1, &[]).is_err());
         assert!(Version::decode(1, &[77, 0]).is_err());
         assert!(decode_change(&[]).is_err());
+    }
+
+    #[test]
+    fn a_change_knows_how_large_its_row_in_a_snapshot_is() {
+        for (key, value, lease, modified) in
+            [(&b"k"[..], &b""[..], 0, 2), (b"key", &[7; 200], -1, 1 << 40), (&[0; 130], b"v", 9, 300)]
+        {
+            let live = Live { created: 2, version: 1, lease, value: Bytes::copy_from_slice(value) };
+            let version = Version { modified, sub: 3, live: Some(live) };
+            let size = version.to_kv(Bytes::copy_from_slice(key)).map(|kv| kv.encoded_len());
+            assert_eq!(decode_change(&encode_change(key, &version)).unwrap(), Change { deleted: false, key, size });
+        }
+        let tombstone = Version { modified: 4, sub: 0, live: None };
+        let change = Change { deleted: true, key: b"k", size: None };
+        assert_eq!(decode_change(&encode_change(b"k", &tombstone)).unwrap(), change);
+        assert_eq!(decode_change(b"\x01old").unwrap(), Change { deleted: false, key: b"old", size: None });
+        assert!(decode_change(b"\x03\xff").is_err());
     }
 }

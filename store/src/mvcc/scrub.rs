@@ -133,7 +133,7 @@ fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Optio
             break;
         }
         looked_at += 1;
-        let (_, changed) = decode_change(change)?;
+        let changed = decode_change(change)?.key;
         remove_superseded(&view, &mut removal, changed, main, target)?;
         changes.next();
     }

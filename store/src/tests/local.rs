@@ -12,11 +12,16 @@ use pintle_base::task;
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::reply::Outcome;
 use pintle_proto::store_v1::{Command, Reply};
+use pintle_raft::offline::Founding;
+use pintle_raft::{LogId, Peer};
 use prost::Message;
+use ring::digest::{SHA256, digest};
 use tempfile::TempDir;
 
 use crate::consensus::{ChangeFailure, Consensus, Member, MemberChange, ProposeFailure, ReadFailure, Standing};
 use crate::machine::{Place, StoreMachine};
+use crate::snapshot::save::Saving;
+use crate::snapshot::{RestoreOptions, STATE_DIR, restore};
 use crate::store::{Leadership, Store, StoreOptions};
 
 pub(super) struct Local {
@@ -79,6 +84,33 @@ impl Local {
         local
     }
 
+    /// Writes the state into a file and goes on with what a new cluster makes of it.
+    pub fn restored(self) -> Self {
+        let file = self.path().join("snapshot.db");
+        self.save(&file);
+        let founding = founding();
+        let (target, options) = (temporary(), RestoreOptions::default());
+        let restored = restore(&file, target.path(), &founding, &options, &mut |_| ()).expect("restore");
+        let (store, machine) =
+            Store::open(&target.path().join(STATE_DIR), StoreOptions::default()).expect("open store");
+        assert_eq!(store.revision(), restored.revision);
+        let log = LocalLog::new(machine);
+        log.index.store(founding.at.index, Ordering::SeqCst);
+        Self { store, log: Arc::new(log), group: task::Group::new("local"), dir: target }
+    }
+
+    /// A snapshot as a client saves it.
+    pub fn save(&self, file: &Path) {
+        let generation = self.engine().current();
+        let view = generation.view().expect("view");
+        let saving = Saving::begin(&view).expect("lay out");
+        let bytes = saving.bytes();
+        let mut written = saving.write(Vec::new()).expect("write");
+        assert_eq!(written.len() as u64, bytes, "the length was known before");
+        written.extend_from_slice(digest(&SHA256, &written).as_ref());
+        std::fs::write(file, written).expect("write the file");
+    }
+
     /// Replaces the state by a checkpoint of itself.
     pub fn reinstall(&self) {
         let checkpoint = tempfile::tempdir_in(self.path()).expect("temporary directory");
@@ -118,6 +150,12 @@ impl LocalLog {
             Place { term: self.term.load(Ordering::SeqCst), index: self.index.fetch_add(1, Ordering::SeqCst) + 1 };
         machine.apply_commands(place, commands).expect("apply")
     }
+}
+
+/// A cluster of one.
+pub(super) fn founding() -> Founding {
+    let peer = Peer { id: 1, name: "one".to_owned(), peer_addr: "127.0.0.1:2380".to_owned(), ..Peer::default() };
+    Founding { cluster_id: 1, group_id: 0, node_id: 1, peers: vec![peer], at: LogId { term: 1, index: 1 } }
 }
 
 /// In memory where that is possible: these tests are about behaviour, and syncs of a busy disk take minutes.

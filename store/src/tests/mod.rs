@@ -8,4 +8,5 @@ mod model;
 mod recipes;
 mod replicated;
 mod script;
+mod snapshot;
 mod watching;

@@ -43,6 +43,8 @@ enum Step {
     Scrub,
     Reopen,
     Install,
+    /// Through a snapshot file into a new cluster.
+    Restore,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -57,6 +59,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Scrub),
         1 => Just(Step::Reopen),
         1 => Just(Step::Install),
+        1 => Just(Step::Restore),
     ];
     prop::collection::vec(step, 1..40)
 }
@@ -182,7 +185,7 @@ fn advance(model: &mut Model, step: &Step) -> Option<Operation> {
             }
             Some(Operation::Compact(at))
         }
-        Step::Scrub | Step::Reopen | Step::Install => None,
+        Step::Scrub | Step::Reopen | Step::Install | Step::Restore => None,
     }
 }
 
@@ -286,6 +289,7 @@ proptest! {
                 Step::Scrub => scrub::run_now(single.engine()).expect("scrub"),
                 Step::Reopen => single = single.reopened(),
                 Step::Install => single.reinstall(),
+                Step::Restore => single = single.restored(),
                 _ => (),
             }
             if at % 3 == 2 {

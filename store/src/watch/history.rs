@@ -11,7 +11,7 @@ use super::{Selector, WatchBatch, WatchError};
 use crate::engine::Engine;
 use crate::limits;
 use crate::mvcc::key;
-use crate::mvcc::record::{corrupt, decode_change};
+use crate::mvcc::record::{Change, corrupt, decode_change};
 use crate::mvcc::view::{Source, View};
 
 /// Changes looked at in one read, so that a watch of a quiet key in a busy store gives its thread back now and then.
@@ -49,7 +49,7 @@ fn walk(view: &View<'_>, selector: &Selector, from: i64) -> io::Result<Read> {
             batch.revision = main;
         }
         looked_at += 1;
-        let (deleted, changed) = decode_change(change)?;
+        let Change { deleted, key: changed, .. } = decode_change(change)?;
         if selector.interval.contains(changed) && selector.wants(deleted) {
             let event = load(view, selector, main, deleted, changed)?;
             bytes += event.encoded_len();

@@ -15,7 +15,7 @@ use pintle_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use sha2::{Digest, Sha256};
 
 use super::client::{CallError, Client, told};
-use super::grammar::SnapshotCommand;
+use super::grammar::{RestoreArgs, SnapshotCommand};
 use super::{Context, Done, Failure, go, print};
 
 /// Bytes of the checksum that a snapshot ends with.
@@ -30,10 +30,18 @@ pub async fn run(context: &Context, command: SnapshotCommand) -> Done {
         SnapshotCommand::Status(_) => {
             Err(Failure::bad_feature("snapshot status is not supported here; use `etcdutl snapshot status`"))
         }
-        SnapshotCommand::Restore { .. } => {
-            Err(Failure::bad_feature("snapshot restore is not supported here; use `etcdutl snapshot restore`"))
-        }
+        SnapshotCommand::Restore(args) => match &args.words[..] {
+            [path] => restore(PathBuf::from(path), args.clone()).await,
+            _ => Err(Failure::bad_args("snapshot restore requires exactly one argument")),
+        },
     }
+}
+
+async fn restore(file: PathBuf, args: RestoreArgs) -> Done {
+    // Minutes of disk work.
+    let restored = tokio::task::spawn_blocking(move || crate::store::restore::run(&file, &args)).await;
+    let told = restored.map_err(|error| Failure::error(error.to_string()))?;
+    print::out(told.map_err(|error| Failure::error(format!("{error:#}")))?)
 }
 
 async fn save(context: &Context, path: &Path) -> Done {
