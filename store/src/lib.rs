@@ -11,6 +11,7 @@
 mod about;
 mod apply;
 pub mod auth;
+pub mod bolt;
 mod calls;
 mod check;
 mod compaction;

@@ -109,3 +109,13 @@ pub const HEADERS: Duration = Duration::from_secs(10);
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// Time an open stream gets to end once the member stops.
 pub const DRAIN: Duration = Duration::from_secs(2);
+/// Branches above each other in a bbolt file that is read: each has at least two children, and trees of etcd's are below ten.
+pub const BOLT_DEPTH: usize = 32;
+/// A branch page that is read: bbolt puts two keys, of 32 KiB at most, into what is larger than a page of at most 64 KiB.
+pub const BOLT_BRANCH_BYTES: usize = 1 << 20;
+/// A leaf that is read: a few values of the largest requests that anybody lets etcd take.
+pub const BOLT_LEAF_BYTES: usize = 256 << 20;
+/// Buckets of a bbolt file that is read; etcd has eleven.
+pub const BOLT_BUCKETS: usize = 1000;
+/// A bbolt file's checksum is computed over so many bytes at a time.
+pub const BOLT_CHECK_BYTES: usize = 1 << 20;
