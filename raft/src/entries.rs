@@ -180,10 +180,10 @@ mod tests {
         };
         let first = batch(1);
         for commands in [limits::BATCH_COMMANDS - 2, 2, 3] {
-            sender.try_send(batch(commands)).ok().expect("room");
+            sender.try_send(batch(commands)).expect("room");
         }
         let (gone, _) = oneshot::channel();
-        sender.try_send(Batch { commands: vec![reply("gone")], bytes: 4, answer: gone }).ok().expect("room");
+        sender.try_send(Batch { commands: vec![reply("gone")], bytes: 4, answer: gone }).expect("room");
         let counts = |batches: &[Batch]| batches.iter().map(|batch| batch.commands.len()).collect::<Vec<_>>();
         let (batches, carried) = gather(&mut queue, first);
         assert_eq!(counts(&batches), [1, limits::BATCH_COMMANDS - 2]);

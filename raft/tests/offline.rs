@@ -1,6 +1,5 @@
 //! What is done to data directories while nobody runs on them, and members that start on the result.
 
-#[allow(dead_code)]
 mod support;
 
 use bytes::Bytes;

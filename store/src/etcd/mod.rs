@@ -116,7 +116,3 @@ fn require_voter(store: &Store) -> Result<(), Status> {
         false => Ok(()),
     }
 }
-
-fn unimplemented<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("pintle: not served yet"))
-}

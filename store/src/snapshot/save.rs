@@ -136,10 +136,7 @@ fn stored(view: &View<'_>, place: Place, change: &Change<'_>) -> io::Result<KeyV
 
 /// Visits the changes that history still has, in order: everything after the compact revision, and of what is not after it the newest
 /// of each key, unless that is a deletion; a deletion exactly at it stays, because a watch may begin there.
-pub(crate) fn for_each_kept(
-    view: &View<'_>,
-    visit: &mut dyn FnMut(Place, &Change<'_>) -> io::Result<()>,
-) -> io::Result<()> {
+fn for_each_kept(view: &View<'_>, visit: &mut dyn FnMut(Place, &Change<'_>) -> io::Result<()>) -> io::Result<()> {
     let compacted = view.compacted();
     let mut changes = view.changes(0)?;
     while let Some((raw, change)) = changes.item() {
