@@ -190,6 +190,20 @@ impl Authority {
     }
 }
 
+/// A certificate signed by its own key, for a server that nobody vouches for.
+pub fn self_signed(organization: &str, names: &[String], lifetime: Duration) -> Result<Leaf> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.subject_alt_names = names.iter().map(|name| san(name)).collect::<Result<_>>()?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    set_validity(&mut params, lifetime);
+    let certificate = params.self_signed(&key).context("sign a certificate with its own key")?;
+    Ok(Leaf { certificate: certificate.pem(), key: key.serialize_pem() })
+}
+
 pub fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>> {
     let list: Vec<_> =
         CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().context("parse certificate PEM")?;

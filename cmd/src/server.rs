@@ -232,8 +232,8 @@ async fn start_store(
         })
         .collect();
     let tls = raft::Tls {
-        server: identity.authority.server_config(&identity.leaf, &["h2"])?,
-        client: identity.authority.client_config(&identity.leaf, &["h2"])?,
+        server: identity.authority.server_config(&identity.leaf, &["h2"])?.into(),
+        client: identity.authority.client_config(&identity.leaf, &["h2"])?.into(),
     };
     let mut options =
         raft::Options::new(me.id, cluster_id, config.data_dir.join("raft"), config.listen_peer, peers, tls);
@@ -261,7 +261,7 @@ fn start_etcd_front(
     group: &Group,
 ) -> Result<tokio::task::JoinHandle<()>> {
     let tls = etcd::Tls {
-        config: identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?,
+        config: identity.authority.server_config(&identity.leaf, &["h2", "http/1.1"])?.into(),
         admit: Arc::new(may_use_the_store),
     };
     Ok(member::serve_clients(store, listener, Some(tls), group))

@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use pintle_base::clock;
+use pintle_base::current::Current;
 use pintle_base::task::Group;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -32,11 +33,11 @@ use crate::transport::{Links, Me, server};
 use crate::{apply, bootstrap, entries, limits, log, priority, propose, read};
 
 /// Certificates for the peer transport. Both sides show one and check the other's; its host is the one in
-/// [`Peer::peer_addr`].
+/// [`Peer::peer_addr`]. Asked for with each connection, so that they can be renewed.
 #[derive(Clone)]
 pub struct Tls {
-    pub server: Arc<rustls::ServerConfig>,
-    pub client: Arc<rustls::ClientConfig>,
+    pub server: Current<rustls::ServerConfig>,
+    pub client: Current<rustls::ClientConfig>,
 }
 
 /// How members know each other.

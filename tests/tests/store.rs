@@ -196,7 +196,7 @@ fn the_program_answers_as_etcd_does() {
     assert!(help.contains("--listen-client-urls") && help.contains("ETCD_NAME_IN_CAPITALS"), "{help}");
     for (arguments, text) in [
         (&["--nope"][..], "flag provided but not defined: -nope"),
-        (&["--auto-tls"], "flag -auto-tls is not supported"),
+        (&["--discovery=x"], "flag -discovery is not supported"),
         (&["--config-file=/nonexistent"], "read configuration /nonexistent"),
         (&["--listen-client-urls=http://127.0.0.1:0"], "--advertise-client-urls is required"),
     ] {

@@ -12,6 +12,7 @@ mod endpoint;
 mod heard;
 mod patience;
 pub mod tls;
+pub mod unverified;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

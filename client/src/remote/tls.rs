@@ -1,6 +1,7 @@
 //! TLS settings of outgoing connections: rustls with ring, TLS 1.2 and 1.3, certificates from PEM.
 //!
-//! Always holds: a server is always authenticated, by a CA that was given, or, while joining, by one whose SHA-256 was.
+//! Always holds: a server is always authenticated, by a CA that was given, or, while joining, by one whose SHA-256 was. Who
+//! wants none of that says so with [`super::unverified`].
 
 use std::fs;
 use std::io::Read;

@@ -12,6 +12,7 @@ use pintle_store::auth::{JwtOptions, TokenOptions};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::flags::{Given, duration};
+use super::tls::Files;
 
 /// `http://host:port` or `https://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +42,11 @@ impl Url {
         text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(Self::parse).collect()
     }
 
+    pub fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(self.authority.as_str(), |(host, _)| host);
+        host.trim_matches(['[', ']'])
+    }
+
     /// The address to listen on.
     pub fn address(&self) -> Result<SocketAddr> {
         let mut found = self.authority.to_socket_addrs().with_context(|| format!("look up {}", self.authority))?;
@@ -60,15 +66,6 @@ pub struct Founder {
     pub id: u64,
     pub name: String,
     pub peer: Url,
-}
-
-/// Certificate files of one side.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
-    pub certificate: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-    pub authorities: Option<PathBuf>,
-    pub need_client: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -160,11 +157,8 @@ impl Config {
             quota_bytes: quota(given)?,
             snapshot_entries: given.number("snapshot-count")?.max(1),
             entries_kept: given.number("snapshot-catchup-entries")?,
-            client_tls: files(given, ["cert-file", "key-file", "trusted-ca-file", "client-cert-auth"])?,
-            peer_tls: files(
-                given,
-                ["peer-cert-file", "peer-key-file", "peer-trusted-ca-file", "peer-client-cert-auth"],
-            )?,
+            client_tls: Files::of_clients(given)?,
+            peer_tls: Files::of_peers(given)?,
             max_learners: usize::try_from(given.number("max-learners")?)?,
             tokens: tokens(given)?,
             bcrypt_cost: bcrypt_cost(given)?,
@@ -307,24 +301,6 @@ fn bcrypt_cost(given: &Given) -> Result<u32> {
     }
 }
 
-fn files(given: &Given, names: [&'static str; 4]) -> Result<Files> {
-    let [certificate, key, authorities, need_client] = names;
-    let path = |name| given.some(name).map(PathBuf::from);
-    let files = Files {
-        certificate: path(certificate),
-        key: path(key),
-        authorities: path(authorities),
-        need_client: given.switch(need_client)?,
-    };
-    if files.certificate.is_some() != files.key.is_some() {
-        bail!("--{certificate} and --{key} belong together");
-    }
-    if files.need_client && files.authorities.is_none() {
-        bail!("--{need_client} needs --{authorities}");
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,6 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn cipher_suites_have_gos_names_and_choose_among_those_of_tls_1_2() {
+        let suites = |list: &str| {
+            let protocol = config(&[&format!("--cipher-suites={list}")]).unwrap().client_tls.protocol;
+            let older = protocol.suites.iter().filter(|suite| suite.tls13().is_none()).count();
+            (older, protocol.suites.len() - older, protocol.versions.len())
+        };
+        let chacha = "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305,TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256";
+        assert_eq!(suites(chacha), (2, 3, 2));
+        assert_eq!(suites("TLS_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"), (0, 3, 2));
+        assert_eq!(config(&["--tls-max-version=TLS1.2"]).unwrap().peer_tls.protocol.versions.len(), 1);
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_the_reason() {
         for (args, text) in [
             (&["--listen-client-urls=http://127.0.0.1:1"][..], "--advertise-client-urls is required"),
@@ -368,6 +357,15 @@ mod tests {
             (&["--initial-cluster=a=http://h:1,a=http://g:1"], "one name and one URL of its own"),
             (&["--cert-file=x"], "belong together"),
             (&["--client-cert-auth"], "needs --trusted-ca-file"),
+            (&["--client-crl-file=x"], "--client-crl-file needs --trusted-ca-file"),
+            (&["--client-cert-allowed-hostname=x"], "needs --trusted-ca-file"),
+            (&["--peer-cert-allowed-cn=x", "--peer-cert-allowed-hostname=y"], "mutually exclusive"),
+            (&["--auto-tls", "--self-signed-cert-validity=0"], "not between 1 and 100 years"),
+            (&["--cipher-suites=TLS_X"], "unexpected TLS cipher suite \"TLS_X\""),
+            (&["--tls-min-version=TLS1.1"], "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+            (&["--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"], "min version (TLS1.3) is greater than max"),
+            (&["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"], "when only TLS1.3 is enabled"),
+            (&["--tls-max-version=TLS1.2", "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"], "none of"),
             (&["--bcrypt-cost=3"], "between 4 and 31"),
             (&["--auth-token=cookie"], "`simple` and `jwt` are"),
             (&["--auth-token=jwt,pub-key=x"], "needs sign-method"),

@@ -119,27 +119,32 @@ const SECURITY: &[Flag] = &[
     used("cert-file", Kind::Text, "", "certificate shown to clients (PEM)"),
     used("key-file", Kind::Text, "", "its private key (PEM)"),
     used("client-cert-auth", Kind::Switch, "false", "clients need a certificate"),
-    used("trusted-ca-file", Kind::Text, "", "authorities that clients' certificates are checked against (PEM)"),
+    used(
+        "trusted-ca-file",
+        Kind::Text,
+        "",
+        "authorities that clients' certificates are checked against (PEM): clients need one",
+    ),
     used("peer-cert-file", Kind::Text, "", "certificate shown to other members, as server and as client (PEM)"),
     used("peer-key-file", Kind::Text, "", "its private key (PEM)"),
     used("peer-client-cert-auth", Kind::Switch, "false", "other members need a certificate"),
     used("peer-trusted-ca-file", Kind::Text, "", "authorities that members' certificates are checked against (PEM)"),
-    refused("client-crl-file", Kind::Text),
-    refused("client-cert-allowed-hostname", Kind::Text),
+    used("client-crl-file", Kind::Text, "", "revoked certificates of clients (PEM or DER)"),
+    used("client-cert-allowed-hostname", Kind::Text, "", "clients' certificates are for one of these hosts"),
     refused("client-cert-file", Kind::Text),
     refused("client-key-file", Kind::Text),
-    refused("auto-tls", Kind::Switch),
-    refused("peer-auto-tls", Kind::Switch),
+    used("auto-tls", Kind::Switch, "false", "clients are shown a certificate that this member makes for itself"),
+    used("peer-auto-tls", Kind::Switch, "false", "members make their own certificates and do not check each other's"),
     refused("peer-client-cert-file", Kind::Text),
     refused("peer-client-key-file", Kind::Text),
-    refused("peer-crl-file", Kind::Text),
-    refused("peer-cert-allowed-cn", Kind::Text),
-    refused("peer-cert-allowed-hostname", Kind::Text),
+    used("peer-crl-file", Kind::Text, "", "revoked certificates of members (PEM or DER)"),
+    used("peer-cert-allowed-cn", Kind::Text, "", "members' certificates have one of these common names"),
+    used("peer-cert-allowed-hostname", Kind::Text, "", "members' certificates are for one of these hosts"),
     moot("peer-skip-client-san-verification", Kind::Switch, NOT_YET),
-    moot("self-signed-cert-validity", Kind::Number, NOT_YET),
-    moot("cipher-suites", Kind::Text, "TLS is at least 1.2, with the cipher suites that are safe"),
-    moot("tls-min-version", Kind::Text, "TLS is at least 1.2, with the cipher suites that are safe"),
-    moot("tls-max-version", Kind::Text, "TLS is at least 1.2, with the cipher suites that are safe"),
+    used("self-signed-cert-validity", Kind::Number, "1", "years that certificates made by members are valid"),
+    used("cipher-suites", Kind::Text, "", "suites of TLS 1.2 that are spoken, by Go's names, separated by commas"),
+    used("tls-min-version", Kind::Text, "TLS1.2", "oldest TLS that is spoken: TLS1.2 or TLS1.3"),
+    used("tls-max-version", Kind::Text, "", "newest TLS that is spoken: TLS1.2 or TLS1.3"),
     used("cors", Kind::Text, "*", "origins whose web pages may read answers, separated by commas; * for all"),
     used(
         "host-whitelist",
@@ -440,8 +445,8 @@ mod tests {
         assert_eq!(duration(given.text("corrupt-check-time")), Some(Duration::from_secs(5)));
         assert_eq!(given.moot().map(|(name, _)| name).collect::<Vec<_>>(), ["corrupt-check-time"]);
         assert!(given.check_supported().is_ok());
-        let allowed = Given::from_args(&args(&["--auto-tls", "--peer-auto-tls=false"])).unwrap();
-        assert_eq!(allowed.check_supported().unwrap_err().to_string(), "flag -auto-tls is not supported");
+        let allowed = Given::from_args(&args(&["--discovery-srv=x", "--discovery="])).unwrap();
+        assert_eq!(allowed.check_supported().unwrap_err().to_string(), "flag -discovery-srv is not supported");
         assert!(Given::from_file("nope: 1").is_err() && Given::from_file("[1]").is_err());
         assert!(Given::from_file("").unwrap().0.is_empty());
     }

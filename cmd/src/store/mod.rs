@@ -6,6 +6,7 @@ mod flags;
 mod join;
 mod restore;
 mod serve;
+mod tls;
 
 use anyhow::Result;
 

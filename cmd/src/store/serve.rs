@@ -1,22 +1,19 @@
 //! `pintle store serve`, also as a program called `etcd`: one member of a store of its own, without Kubernetes. The wiring:
 //! flags, listeners, store, Raft, etcd front, wait for the end, then the reverse.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pintle_base::task::Group;
 use pintle_raft as raft;
 use pintle_store::snapshot::{RAFT_DIR, STATE_DIR};
 use pintle_store::{Store, StoreOptions, etcd};
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::CertificateDer;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::config::{Config, Files, Url};
-use super::join;
-use crate::{member, pki};
+use super::config::{Config, Url};
+use super::{join, tls};
+use crate::member;
 
 /// Leases live at least so long that an election cannot end one before it could be renewed: three halves of its time, in
 /// whole seconds.
@@ -29,14 +26,15 @@ pub async fn run(config: Config) -> Result<()> {
     join::check(&config)?;
     let _in_use = member::claim(&config.data_dir)?;
     warn_of_plain_text(&config);
+    let clients = tls::clients(&config)?;
+    let peering = tls::peering(&config)?;
     let mut listeners = Vec::new();
     for (url, kind) in ports(&config) {
-        listeners.push((member::listen(url.address()?).await?, client_tls(url, &config.client_tls)?, kind));
+        listeners.push((member::listen(url.address()?).await?, clients.clone().filter(|_| url.tls), kind));
     }
     let server = Group::new("store");
     crate::signals::stop_on_signal(&server)?;
     let consensus = Group::new("consensus");
-    let peering = peering(&config)?;
     let raft_dir = config.data_dir.join(RAFT_DIR);
     if config.force_new_cluster {
         go_on_alone(&raft_dir)?;
@@ -159,68 +157,6 @@ fn warn_of_plain_text(config: &Config) {
             "serving in plain text beyond this machine: everybody on the way can read and change everything"
         );
     }
-}
-
-/// How a client port speaks: as its URL says.
-fn client_tls(url: &Url, files: &Files) -> Result<Option<etcd::Tls>> {
-    if !url.tls {
-        if files.certificate.is_some() {
-            tracing::warn!(%url, "the scheme of this URL is http while certificate files are given: it is served in plain text");
-        }
-        return Ok(None);
-    }
-    let config = server_config(files).with_context(|| format!("TLS for {url}"))?;
-    let logs_in = files.need_client;
-    let admit = move |certificates: &[CertificateDer<'_>]| {
-        etcd::Admission::As(certificates.first().filter(|_| logs_in).and_then(pki::common_name))
-    };
-    Ok(Some(etcd::Tls { config, admit: Arc::new(admit) }))
-}
-
-fn peering(config: &Config) -> Result<raft::Peering> {
-    if !config.listen_peer.tls {
-        return Ok(raft::Peering::Plain);
-    }
-    let files = &config.peer_tls;
-    let server = server_config(files).context("TLS for peers")?;
-    let (certificate, key) = certificate(files)?;
-    let roots = roots(files)?.context("--peer-trusted-ca-file is needed: members check each other's certificates")?;
-    let client = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(certificate, key)
-        .context("use the peer certificate")?;
-    Ok(raft::Peering::Trusting(raft::Tls { server, client: Arc::new(client) }))
-}
-
-type Certified = (Vec<CertificateDer<'static>>, rustls_pki_types::PrivateKeyDer<'static>);
-
-fn certificate(files: &Files) -> Result<Certified> {
-    let (Some(certificate), Some(key)) = (&files.certificate, &files.key) else {
-        bail!("an https URL needs a certificate file and its key file");
-    };
-    let read =
-        |path: &std::path::Path| std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
-    Ok((pki::certificates(&read(certificate)?)?, pki::private_key(&read(key)?)?))
-}
-
-fn roots(files: &Files) -> Result<Option<rustls::RootCertStore>> {
-    let Some(path) = &files.authorities else { return Ok(None) };
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    pki::roots(&text).map(Some)
-}
-
-fn server_config(files: &Files) -> Result<Arc<rustls::ServerConfig>> {
-    let (certificate, key) = certificate(files)?;
-    let builder = rustls::ServerConfig::builder();
-    let config = match roots(files)?.filter(|_| files.need_client) {
-        Some(roots) => {
-            let verifier =
-                WebPkiClientVerifier::builder(Arc::new(roots)).build().context("check client certificates")?;
-            builder.with_client_cert_verifier(verifier).with_single_cert(certificate, key)
-        }
-        None => builder.with_no_client_auth().with_single_cert(certificate, key),
-    };
-    Ok(Arc::new(config.context("use the certificate")?))
 }
 
 #[cfg(test)]

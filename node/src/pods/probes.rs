@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPHeader, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use pintle_base::clock;
+use pintle_client::remote::unverified::AnyServer;
 use tokio::net::TcpStream;
 
 use crate::limits;
@@ -263,7 +264,7 @@ async fn get_once(
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| failed(&error))?;
     if https {
-        let connector = tokio_rustls::TlsConnector::from(unchecked::config().map_err(|error| failed(&error))?);
+        let connector = tokio_rustls::TlsConnector::from(unchecked().map_err(|error| failed(&error))?);
         let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|error| failed(&error))?;
         let stream = connector.connect(name, stream).await.map_err(|error| failed(&error))?;
         exchange(TokioIo::new(stream), request).await.map_err(|error| failed(&error))
@@ -302,61 +303,12 @@ async fn exchange(
     }
 }
 
-mod unchecked {
-    //! TLS for probes: kubelet's probes do not verify certificates, they only ask whether something answers.
-
-    use std::sync::Arc;
-
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
-
-    #[derive(Debug)]
-    struct AnyServer(Vec<SignatureScheme>);
-
-    impl ServerCertVerifier for AnyServer {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.clone()
-        }
-    }
-
-    pub fn config() -> Result<Arc<ClientConfig>, Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let schemes = provider.signature_verification_algorithms.supported_schemes();
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(Arc::new(
-            config.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(schemes))).with_no_client_auth(),
-        ))
-    }
+/// TLS for probes: kubelet's probes do not verify certificates, they only ask whether something answers.
+fn unchecked() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let anybody = AnyServer::verifier(&provider);
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(Arc::new(config.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth()))
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ fn no_tls() -> Tls {
         .expect("versions")
         .with_root_certificates(RootCertStore::empty())
         .with_no_client_auth();
-    Tls { server: Arc::new(server), client: Arc::new(client) }
+    Tls { server: Arc::new(server).into(), client: Arc::new(client).into() }
 }
 
 impl Member {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use pintle_base::current::Current;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -27,17 +28,13 @@ pub(crate) struct ConnectError {
 /// How a member calls others.
 #[derive(Clone)]
 pub(crate) struct Calling {
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Current<rustls::ClientConfig>>,
     named: bool,
 }
 
 impl Calling {
     pub fn new(peering: &Peering) -> Self {
-        let config = |tls: &Tls| {
-            let mut config = (*tls.client).clone();
-            config.alpn_protocols = vec![b"h2".to_vec()];
-            Some(Arc::new(config))
-        };
+        let config = |tls: &Tls| Some(tls.client.clone());
         match peering {
             Peering::Named(tls) => Self { tls: config(tls), named: true },
             Peering::Trusting(tls) => Self { tls: config(tls), named: false },
@@ -49,20 +46,16 @@ impl Calling {
 /// How a member answers others.
 #[derive(Clone)]
 pub(super) struct Answering {
-    tls: Option<TlsAcceptor>,
+    tls: Option<Current<rustls::ServerConfig>>,
     named: bool,
 }
 
 impl Answering {
     pub fn new(peering: &Peering) -> Self {
-        let acceptor = |tls: &Tls| {
-            let mut config = (*tls.server).clone();
-            config.alpn_protocols = vec![b"h2".to_vec()];
-            Some(TlsAcceptor::from(Arc::new(config)))
-        };
+        let config = |tls: &Tls| Some(tls.server.clone());
         match peering {
-            Peering::Named(tls) => Self { tls: acceptor(tls), named: true },
-            Peering::Trusting(tls) => Self { tls: acceptor(tls), named: false },
+            Peering::Named(tls) => Self { tls: config(tls), named: true },
+            Peering::Trusting(tls) => Self { tls: config(tls), named: false },
             Peering::Plain => Self { tls: None, named: false },
         }
     }
@@ -80,7 +73,9 @@ pub(super) async fn connect(
         let Some(config) = calling.tls else { return Ok(Either::Right(tcp)) };
         let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host).trim_matches(['[', ']']);
         let server = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(config).connect(server, tcp).await?;
+        let mut config = (*config.get()).clone();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let stream = TlsConnector::from(Arc::new(config)).connect(server, tcp).await?;
         let found = common_name(stream.get_ref().1.peer_certificates());
         let expected = found.as_deref().and_then(|cn| cn.strip_prefix(CERTIFICATE_NAME_PREFIX)) == Some(name.as_str());
         if calling.named && !expected {
@@ -100,10 +95,12 @@ pub(super) async fn connect(
 /// Does the server's part of the handshake; a certificate that is to name a member must be a server's.
 pub(super) async fn accept(answering: Answering, tcp: TcpStream) -> io::Result<PeerStream> {
     tcp.set_nodelay(true)?;
-    let Some(acceptor) = answering.tls else {
+    let Some(config) = answering.tls else {
         return Ok(PeerStream { name: PeerName(None), stream: Either::Right(tcp) });
     };
-    let handshake = acceptor.accept(tcp);
+    let mut config = (*config.get()).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let handshake = TlsAcceptor::from(Arc::new(config)).accept(tcp);
     let stream =
         pintle_base::clock::timeout(limits::HANDSHAKE_TIMEOUT, handshake).await.map_err(io::Error::other)??;
     if !answering.named {

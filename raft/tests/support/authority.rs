@@ -53,6 +53,6 @@ impl Authority {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key())
             .expect("client");
-        Tls { server: Arc::new(server), client: Arc::new(client) }
+        Tls { server: Arc::new(server).into(), client: Arc::new(client).into() }
     }
 }

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use pintle_base::current::Current;
 use pintle_base::{clock, task};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -42,7 +43,8 @@ pub enum ServeError {
 /// How the port speaks TLS, and whom it serves.
 #[derive(Clone)]
 pub struct Tls {
-    pub config: Arc<rustls::ServerConfig>,
+    /// Asked for with each connection, so that certificates can be renewed.
+    pub config: Current<rustls::ServerConfig>,
     /// Whether the client with these verified certificates, leaf first, is served.
     pub admit: Admit,
 }
@@ -65,7 +67,6 @@ pub async fn serve(
     tls: Option<Tls>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let acceptor = tls.map(|tls| (TlsAcceptor::from(with_protocols(tls.config)), tls.admit));
     let connections = task::Group::new("etcd-clients");
     let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
@@ -83,9 +84,9 @@ pub async fn serve(
             },
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue }; // full: the client is told by the close
-        let (router, acceptor, stop) = (router.clone(), acceptor.clone(), stop.clone());
+        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
         connections.spawn("etcd-client", async move {
-            connection(router, stream, acceptor, stop).await;
+            connection(router, stream, tls, stop).await;
             drop(slot);
         });
     }
@@ -95,16 +96,12 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(
-    router: Router,
-    stream: TcpStream,
-    acceptor: Option<(TlsAcceptor, Admit)>,
-    stop: CancellationToken,
-) {
+async fn connection(router: Router, stream: TcpStream, tls: Option<Tls>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let Some((acceptor, admit)) = acceptor else {
+    let Some(Tls { config, admit }) = tls else {
         return requests(router, stream, stop).await;
     };
+    let acceptor = TlsAcceptor::from(with_protocols(config.get()));
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
             let router = router.layer(Extension(OverTls));

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use pintle_client::remote::unverified::AnyServer;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -157,8 +157,8 @@ fn read(path: &str) -> Result<String> {
 fn config(files: &TlsFiles) -> Result<Arc<ClientConfig>> {
     let builder = ClientConfig::builder();
     let builder = if files.skip_verify {
-        let schemes = builder.crypto_provider().signature_verification_algorithms.supported_schemes();
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(schemes)))
+        let anybody = AnyServer::verifier(builder.crypto_provider());
+        builder.dangerous().with_custom_certificate_verifier(anybody)
     } else {
         let roots = match &files.authorities {
             Some(path) => pki::roots(&read(path)?).with_context(|| format!("authorities of {path}"))?,
@@ -189,43 +189,4 @@ fn system_roots() -> Result<rustls::RootCertStore> {
     // A machine's list may hold some that cannot be used.
     roots.add_parsable_certificates(pki::certificates(&text)?);
     Ok(roots)
-}
-
-/// Takes every certificate: what `--insecure-skip-tls-verify` asks for.
-#[derive(Debug)]
-struct Anybody(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
 }
