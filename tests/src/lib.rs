@@ -3,6 +3,8 @@
 //! The library holds what these tests share: [`Cluster`], a local cluster of the built `pintle` with a home, kubeconfig
 //! and name of its own, which is taken down with everything it started when the test ends, however it ends.
 
+pub mod etcd;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
