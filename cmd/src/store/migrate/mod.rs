@@ -147,6 +147,9 @@ async fn migrate(source: Source, target: Target, settings: &Settings) -> Result<
         never = tell(&done, outline.keys) => match never {},
     };
     reading.await.map_err(|error| Failure::error(error.to_string()))?;
+    if clock::now() - began > TELL {
+        eprintln!("{} keys are written; comparing", written.keys);
+    }
     let there = target.sum().await?;
     let to = settings.endpoints.join(",");
     Ok(Report { to, outline, before, leases, written, there, took: clock::now() - began })

@@ -22,8 +22,8 @@ const FIRST_KEYS: i64 = 16;
 const PAGE_KEYS: i64 = 4000;
 /// Bytes that a page aims at.
 pub const PAGE_BYTES: usize = 1 << 20;
-/// Leases that are asked for at the same time.
-const LEASES_AT_ONCE: usize = 16;
+/// Leases that are asked for, or made, at the same time.
+pub const LEASES_AT_ONCE: usize = 16;
 
 pub type Page = Result<Vec<KeyValue>, Failure>;
 
@@ -182,8 +182,12 @@ impl<'a> Pages<'a> {
     }
 }
 
+/// What was tried, and why it failed; nobody who answers has a code of its own.
 pub fn failed(what: &str, error: &CallError) -> Failure {
-    Failure::error(format!("{what}: {error}"))
+    match error {
+        CallError::Late => Failure::bad_connection(format!("{what}: {error}")),
+        CallError::Refused(_) => Failure::error(format!("{what}: {error}")),
+    }
 }
 
 fn compacted(revision: i64, error: &CallError) -> Failure {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use pintle_base::clock;
 use pintle_proto::etcdserverpb as e;
 use pintle_proto::etcdserverpb::request_op::Request;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Progress;
-use super::source::{Lease, Page, Pages, failed};
+use super::source::{LEASES_AT_ONCE, Lease, Page, Pages, failed};
 use crate::store::ctl::Failure;
 use crate::store::ctl::client::{CallError, Client, lost};
 use crate::store::ctl::go;
@@ -120,20 +121,29 @@ impl Target {
     /// Makes leases with the same ids.
     pub async fn grant(&self, leases: &[Lease]) -> Result<Leases, Failure> {
         let mut made = Leases::default();
-        for lease in leases {
-            if lease.remaining == Some(0) {
-                made.ended += 1;
-                continue;
+        let (ended, living): (Vec<Lease>, Vec<Lease>) = leases.iter().partition(|lease| lease.remaining == Some(0));
+        made.ended = ended.len() as u64;
+        let mut granting = futures::stream::iter(living.into_iter().map(|lease| self.grant_one(lease)))
+            .buffer_unordered(LEASES_AT_ONCE);
+        while let Some((id, new)) = granting.try_next().await? {
+            if new {
+                made.made += 1;
+            } else {
+                made.found += 1;
             }
-            let ttl = lease.remaining.filter(|_| self.mode.remaining).unwrap_or(lease.granted);
-            match self.ask(e::LeaseGrantRequest { id: lease.id, ttl }).await {
-                Ok(_) => made.made += 1,
-                Err(error) if error.says("etcdserver: lease already exists") => made.found += 1,
-                Err(error) => return Err(failed(&format!("grant lease {:x}", lease.id), &error)),
-            }
-            made.granted.insert(lease.id);
+            made.granted.insert(id);
         }
         Ok(made)
+    }
+
+    /// The lease's id, and whether it was not there yet.
+    async fn grant_one(&self, Lease { id, granted, remaining }: Lease) -> Result<(i64, bool), Failure> {
+        let ttl = remaining.filter(|_| self.mode.remaining).unwrap_or(granted);
+        match self.ask(e::LeaseGrantRequest { id, ttl }).await {
+            Ok(_) => Ok((id, true)),
+            Err(error) if error.says("etcdserver: lease already exists") => Ok((id, false)),
+            Err(error) => Err(failed(&format!("grant lease {id:x}"), &error)),
+        }
     }
 
     /// Writes all that arrives.
