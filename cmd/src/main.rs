@@ -167,15 +167,21 @@ fn store(args: store::StoreArgs, log_level: Option<String>) -> ExitCode {
             exit_code(etcd("pintle store serve", &flags))
         }
         store::StoreCommand::Client(command) => client(args.globals, *command, log_level),
+        store::StoreCommand::Migrate(migrate) => told(store::migrate::run(args.globals, *migrate), log_level),
     }
 }
 
-/// One command of the store's client, with etcdctl's exit codes.
+/// One command of the store's client.
 fn client(
     globals: store::ctl::grammar::Globals,
     command: store::ctl::grammar::Command,
     log_level: Option<String>,
 ) -> ExitCode {
+    told(store::ctl::run(globals, command), log_level)
+}
+
+/// Runs a client of the store to its end; etcdctl's exit codes.
+fn told(run: impl Future<Output = store::ctl::Done>, log_level: Option<String>) -> ExitCode {
     // SIGPIPE stays ignored: a member that closes its connection must not end this program.
     if let Err(error) = prepare(log_level.as_deref().unwrap_or("warn"), telemetry::Format::Text) {
         eprintln!("Error: {error:#}");
@@ -183,7 +189,7 @@ fn client(
     }
     let mut outcome = Ok(());
     let ran = block_on(async {
-        outcome = store::ctl::run(globals, command).await;
+        outcome = run.await;
         Ok(())
     });
     let failure = match (ran, outcome) {

@@ -3,6 +3,7 @@
 //! The library holds what these tests share: [`Cluster`], a local cluster of the built `pintle` with a home, kubeconfig
 //! and name of its own, which is taken down with everything it started when the test ends, however it ends.
 
+pub mod etcd;
 pub mod store;
 
 use std::net::TcpListener;

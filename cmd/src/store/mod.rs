@@ -4,6 +4,7 @@ mod config;
 pub mod ctl;
 mod flags;
 mod join;
+pub mod migrate;
 mod restore;
 mod serve;
 mod tls;
@@ -30,6 +31,9 @@ pub enum StoreCommand {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<String>,
     },
+    /// Copy keys, values and leases of an etcd, or of its snapshot, into a store
+    #[command(after_help = migrate::HELP)]
+    Migrate(Box<migrate::MigrateArgs>),
     #[command(flatten)]
     Client(Box<ctl::grammar::Command>),
 }

@@ -120,7 +120,7 @@ fn a_file_without_buckets_is_one() {
 }
 
 #[test]
-fn laying_out_takes_the_same_memory_for_any_number_of_items() {
+fn a_layout_of_millions_of_items_holds_none_of_them() {
     let mut builder = Layout::builder();
     builder.bucket(b"key").unwrap();
     (0..5_000_000).for_each(|_| builder.item(17, 300).unwrap());

@@ -148,7 +148,8 @@ impl Column {
 
     /// Lines of standard error that scripts look at; not logs and hints.
     fn complaints(&self, text: &str) -> String {
-        const HINTS: [&str; 7] = ["{", "warning: ", "Run '", "fetched snapshot", "In etcd v3.6", "Did you mean", "\t"];
+        const HINTS: [&str; 8] =
+            ["{", "warning: ", "Run '", "fetched snapshot", "In etcd v3.6", "Did you mean", "Deprecated: ", "\t"];
         let mut lines: Vec<&str> = Vec::new();
         for line in text.lines().filter(|line| !line.is_empty() && !HINTS.iter().any(|hint| line.starts_with(hint))) {
             if !lines.contains(&line) {

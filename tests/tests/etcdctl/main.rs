@@ -167,6 +167,48 @@ fn a_saved_snapshot_is_one_to_etcdutl() {
 }
 
 #[test]
+fn files_are_looked_at_as_by_etcdutl() {
+    let etcd = match real_etcd() {
+        Ok(etcd) => etcd,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let home = pintle_tests::home();
+    let mut column = Column::start("pintle with etcd", &link(&home, "etcdctl"), &etcd, &home, 0);
+    for line in ["put a 1", "put b 2", "del a", "lease grant 100", "role add r", "compaction 3"] {
+        assert_eq!(column.run(&row(line)).code, Some(0), "{line}");
+    }
+    column.run(&row("put large").input(LARGE));
+    assert_eq!(column.run(&row("snapshot save {home}/saved.db")).code, Some(0));
+    let saved = column.directory.join("saved.db");
+    let ask = |program: &std::path::Path, path: &std::path::Path, more: &[&str]| {
+        pintle_tests::ran(command(program).args(["snapshot", "status"]).arg(path).args(more))
+    };
+    let (etcdutl, ours) = (etcd.with_file_name("etcdutl"), link(&home, "etcdctl"));
+    for format in ["simple", "json", "fields", "table"] {
+        assert_eq!(ask(&ours, &saved, &["-w", format]).ok(), ask(&etcdutl, &saved, &["-w", format]).ok());
+    }
+    // What was copied has no checksum, and is longer than its pages.
+    let copy = column.directory.join("data/member/snap/db");
+    drop(column);
+    assert_eq!(ask(&ours, &copy, &["-w", "json"]).ok(), ask(&etcdutl, &copy, &["-w", "json"]).ok());
+
+    let mut raw = std::fs::read(&saved).expect("read the snapshot");
+    let at = raw.windows(5).position(|five| five == b"LARGE").expect("the value");
+    raw[at] = b'l';
+    std::fs::write(&saved, &raw).expect("write the snapshot");
+    let refused = ask(&ours, &saved, &[]);
+    assert!(refused.code == 1 && refused.stderr.contains("its checksum is wrong: expected sha256 "), "{refused:?}");
+    let skipped = ["-w", "json", "--skip-hash-check"];
+    assert_eq!(ask(&ours, &saved, &skipped).ok(), ask(&etcdutl, &saved, &skipped[..2]).ok());
+    std::fs::write(&saved, &raw[..raw.len() / 2]).expect("write the snapshot");
+    let refused = ask(&ours, &saved, &["--skip-hash-check"]);
+    assert!(refused.code == 1 && refused.stderr.contains("its end is missing"), "{refused:?}");
+}
+
+/// More than a page of a database.
+const LARGE: &str = concat!("LARGE", include_str!("main.rs"));
+
+#[test]
 fn pintle_store_has_the_same_commands() {
     let home = pintle_tests::home();
     let column = Column::start("pintle", &link(&home, "etcdctl"), &link(&home, "etcd"), &home, 0);

@@ -303,6 +303,13 @@ pub const CLUSTER: &[Row] = &[
     row("snapshot save"),
     row("snapshot save {home}/saved.db").etcd_only().how(How::Output),
     row("--endpoints={address},{address} snapshot save {home}/two.db").etcd_only(),
+    row("snapshot status"),
+    row("snapshot status {home}/saved.db {home}/saved.db"),
+    row("snapshot status {home}/nobody.db"),
+    row("snapshot status {home}").how(How::Output),
+    row("snapshot status {home}/saved.db -w protobuf").etcd_only(),
+    row("snapshot status {home}/saved.db -w yaml"),
+    row("snapshot status --nope").how(How::Usage),
 ];
 
 pub const AUTH: &[Row] = &[

@@ -97,6 +97,13 @@ pub fn size(bytes: u64) -> String {
     if value < 10.0 { format!("{value:.1} {}", UNITS[unit]) } else { format!("{value:.0} {}", UNITS[unit]) }
 }
 
+/// An error of the system in Go's spelling: `no such file or directory`.
+pub fn system_error(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    text.chars().take(1).flat_map(char::to_lowercase).chain(text.chars().skip(1)).collect()
+}
+
 /// Text in double quotes as `%q` prints it: what is not printable, and what is not UTF-8, is escaped.
 pub fn quote(bytes: &[u8]) -> String {
     let mut text = String::from("\"");

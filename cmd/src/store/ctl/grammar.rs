@@ -424,9 +424,15 @@ pub struct DefragArgs {
 pub enum SnapshotCommand {
     /// Fetch a copy of one member's data into a file: save FILE
     Save(Words),
-    /// Not supported: files are looked at by etcdutl
-    #[command(hide = true)]
-    Status(Words),
+    /// What a file holds: hash, revision, keys of all kinds, bytes: status FILE
+    #[command(after_help = super::snapshot::STATUS_HELP)]
+    Status {
+        #[arg(value_name = "FILE")]
+        words: Vec<OsString>,
+        /// Does not look at the checksum behind a snapshot
+        #[arg(long)]
+        skip_hash_check: bool,
+    },
     /// Make the data directory of a member of a new cluster from a file; run it for each member, then start them all
     Restore(RestoreArgs),
 }

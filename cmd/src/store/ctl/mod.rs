@@ -5,20 +5,20 @@
 
 mod auth;
 mod check;
-mod client;
+pub mod client;
 mod cluster;
 mod concurrency;
 mod dial;
-mod go;
+pub mod go;
 pub mod grammar;
 mod kv;
 mod lease;
 mod mirror;
 mod parse;
 mod password;
-mod print;
-mod rpc;
-mod settings;
+pub mod print;
+pub mod rpc;
+pub mod settings;
 mod snapshot;
 mod txn;
 mod watch;
@@ -82,10 +82,7 @@ pub async fn run(globals: Globals, command: Command) -> Done {
     if let Command::Version = command {
         return version();
     }
-    let variables =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let settings = globals.with_variables(variables)?.settings()?;
-    settings.tell()?;
+    let settings = settings(globals)?;
     let printer = Printer { format: settings.format, hex: settings.hex, value_only: false };
     let context = Context { settings, printer };
     match command {
@@ -112,6 +109,18 @@ pub async fn run(globals: Globals, command: Command) -> Done {
         Command::Check(command) => check::run(&context, command).await,
         Command::Version => version(),
     }
+}
+
+/// What the global flags and variables come to.
+///
+/// # Errors
+/// The first that is wrong.
+pub fn settings(globals: Globals) -> Result<settings::Settings, Failure> {
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let settings = globals.with_variables(variables)?.settings()?;
+    settings.tell()?;
+    Ok(settings)
 }
 
 fn version() -> Done {

@@ -1,6 +1,6 @@
-//! `snapshot save`: one member's data in a file.
+//! `snapshot save`: one member's data in a file; `snapshot status`: what such a file holds.
 //!
-//! Always holds: the file of that name is whole, or is not there. What arrives goes to NAME.part; its checksum is checked,
+//! Always holds: a saved file of that name is whole, or is not there. What arrives goes to NAME.part; its checksum is checked,
 //! it is synced, and then renamed.
 
 use std::ffi::OsString;
@@ -12,14 +12,26 @@ use std::path::{Path, PathBuf};
 use futures::StreamExt;
 use pintle_proto::etcdserverpb::SnapshotRequest;
 use pintle_proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use pintle_store::bolt::{Bolt, BoltError};
 use sha2::{Digest, Sha256};
 
 use super::client::{CallError, Client, told};
 use super::grammar::{RestoreArgs, SnapshotCommand};
+use super::print::Answer;
 use super::{Context, Done, Failure, go, print};
 
 /// Bytes of the checksum that a snapshot ends with.
 const CHECKSUM: usize = 32;
+
+/// Where etcd has the history, by revision.
+const KEY_BUCKET: &[u8] = b"key";
+
+pub const STATUS_HELP: &str = "\
+Reads the whole file, without a server: every page, and the checksum that `snapshot save` puts behind it. A database
+copied from a data directory (member/snap/db) has none. The hash is that of `etcdutl snapshot status`: files with the
+same hash hold the same.
+
+  PROGRAM snapshot status backup.db -w table";
 
 pub async fn run(context: &Context, command: SnapshotCommand) -> Done {
     match command {
@@ -27,9 +39,15 @@ pub async fn run(context: &Context, command: SnapshotCommand) -> Done {
             [path] => save(context, Path::new(path)).await,
             _ => Err(Failure::bad_args("snapshot save expects one argument")),
         },
-        SnapshotCommand::Status(_) => {
-            Err(Failure::bad_feature("snapshot status is not supported here; use `etcdutl snapshot status`"))
-        }
+        SnapshotCommand::Status { words, skip_hash_check } => match &words[..] {
+            [path] => {
+                let path = PathBuf::from(path);
+                let reading = tokio::task::spawn_blocking(move || FileStatus::read(&path, !skip_hash_check));
+                let status = reading.await.map_err(|error| Failure::error(error.to_string()))??;
+                context.printer.print(&Answer::File(&status))
+            }
+            _ => Err(Failure::bad_args("snapshot status requires exactly one argument")),
+        },
         SnapshotCommand::Restore(args) => match &args.words[..] {
             [path] => restore(PathBuf::from(path), args.clone()).await,
             _ => Err(Failure::bad_args("snapshot restore requires exactly one argument")),
@@ -82,6 +100,55 @@ async fn fetch(client: &Client, mut part: Part) -> Result<Part, Failure> {
         part.write(&blob.map_err(refused)?.blob)?;
     }
     Ok(part)
+}
+
+/// What a snapshot comes to, as etcdutl sees it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct FileStatus {
+    /// CRC-32C over the names of all buckets, and all keys and values in them.
+    pub hash: u32,
+    /// The newest of the history.
+    pub revision: i64,
+    /// Items of all buckets.
+    pub keys: u64,
+    /// Of the database, the checksum behind it aside.
+    pub bytes: u64,
+}
+
+impl FileStatus {
+    /// Reads all of a snapshot, or of a database that was copied from a data directory.
+    ///
+    /// # Errors
+    /// It is not there, damaged, or with `check` not what its checksum is of.
+    fn read(path: &Path, check: bool) -> Result<Self, Failure> {
+        // In the words that scripts know.
+        if let Err(error) = std::fs::metadata(path) {
+            return Err(Failure::error(format!("stat {}: {}", path.display(), go::system_error(&error))));
+        }
+        let read = match Bolt::open_snapshot(path, check) {
+            Err(BoltError::NoChecksum) => Bolt::open(path),
+            opened => opened,
+        };
+        let read = read.and_then(|bolt| Self::of(&bolt));
+        read.map_err(|error| Failure::error(format!("{}: {:#}", path.display(), anyhow::Error::from(error))))
+    }
+
+    fn of(bolt: &Bolt) -> Result<Self, BoltError> {
+        let mut status = Self { bytes: bolt.pages() * bolt.page_size() as u64, ..Self::default() };
+        for name in bolt.buckets()? {
+            status.hash = crc32c::crc32c_append(status.hash, &name);
+            for item in bolt.bucket(&name)?.into_iter().flatten() {
+                let (key, value) = item?;
+                status.hash = crc32c::crc32c_append(crc32c::crc32c_append(status.hash, &key), &value);
+                status.keys += 1;
+                if name == KEY_BUCKET {
+                    let main = key.first_chunk().copied().unwrap_or_default();
+                    status.revision = i64::from_be_bytes(main);
+                }
+            }
+        }
+        Ok(status)
+    }
 }
 
 /// The file while it grows; removed unless it is finished.

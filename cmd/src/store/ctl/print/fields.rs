@@ -63,6 +63,12 @@ pub fn text(answer: &Answer<'_>) -> Option<Vec<u8>> {
                 text.end();
             }
         }
+        Answer::File(status) => {
+            text.plain("Hash", status.hash);
+            text.plain("Revision", status.revision);
+            text.plain("Keys", status.keys);
+            text.plain("Size", status.bytes);
+        }
         Answer::Role(_, answer) => {
             text.header(&answer.header);
             for permission in &answer.perm {

@@ -51,6 +51,11 @@ pub fn text(answer: &Answer<'_>, hex: bool) -> Option<Vec<u8>> {
         Answer::HashKv(list) => {
             array(&mut text, list.iter().map(|(endpoint, answer)| of_endpoint(endpoint, "HashKV", answer)))
         }
+        Answer::File(status) => {
+            let (hash, revision, keys, bytes) = (status.hash, status.revision, status.keys, status.bytes);
+            let _ =
+                write!(text, "{{\"hash\":{hash},\"revision\":{revision},\"totalKey\":{keys},\"totalSize\":{bytes}}}");
+        }
         Answer::Alarm(answer) => named(&mut text, *answer),
         Answer::Role(_, answer) => named(&mut text, *answer),
         Answer::Roles(answer) => named(&mut text, *answer),

@@ -17,6 +17,7 @@ use pintle_proto::etcdserverpb as e;
 use prost::Message;
 
 use super::rpc::Answer as Named;
+use super::snapshot::FileStatus;
 use super::{Done, Failure};
 
 /// 128 and the number of the signal SIGPIPE.
@@ -72,6 +73,7 @@ pub enum Answer<'a> {
     /// Leader and target.
     Moved(u64, u64),
     Alarm(&'a e::AlarmResponse),
+    File(&'a FileStatus),
     Role(&'a str, &'a e::AuthRoleGetResponse),
     Roles(&'a e::AuthRoleListResponse),
     /// A sentence to people, the whole answer to programs; in `fields` its header, or nothing.
@@ -176,7 +178,9 @@ fn protobuf(answer: &Answer<'_>) -> Option<Vec<u8>> {
         Answer::Role(_, answer) => answer.encode_to_vec(),
         Answer::Roles(answer) => answer.encode_to_vec(),
         Answer::Told { whole, .. } => whole.bytes.clone(),
-        Answer::Health(_) | Answer::Status(_) | Answer::HashKv(_) | Answer::Moved(..) => return None,
+        Answer::Health(_) | Answer::Status(_) | Answer::HashKv(_) | Answer::Moved(..) | Answer::File(_) => {
+            return None;
+        }
     })
 }
 
@@ -216,6 +220,11 @@ fn status_rows(list: &[(String, e::StatusResponse)]) -> Vec<Vec<String>> {
 
 fn hash_rows(list: &[(String, e::HashKvResponse)]) -> Vec<Vec<String>> {
     list.iter().map(|(endpoint, hash)| vec![endpoint.clone(), hash.hash.to_string()]).collect()
+}
+
+fn file_rows(status: &FileStatus) -> Vec<Vec<String>> {
+    let size = super::go::size(status.bytes);
+    vec![vec![format!("{:x}", status.hash), status.revision.to_string(), status.keys.to_string(), size]]
 }
 
 fn health_rows(list: &[Health]) -> Vec<Vec<String>> {

@@ -6,7 +6,9 @@ use pintle_proto::etcdserverpb::response_op::Response;
 use pintle_proto::mvccpb::KeyValue;
 
 use super::super::go;
-use super::{Answer, Keys, Printer, alarm_type, event_type, hash_rows, hexed, lets, line, member_rows, status_rows};
+use super::{
+    Answer, Keys, Printer, alarm_type, event_type, file_rows, hash_rows, hexed, lets, line, member_rows, status_rows,
+};
 
 pub fn text(answer: &Answer<'_>, how: Printer) -> Vec<u8> {
     let mut text = Vec::new();
@@ -49,6 +51,7 @@ pub fn text(answer: &Answer<'_>, how: Printer) -> Vec<u8> {
         }
         Answer::Status(list) => rows(&mut text, &status_rows(list)),
         Answer::HashKv(list) => rows(&mut text, &hash_rows(list)),
+        Answer::File(status) => rows(&mut text, &file_rows(status)),
         Answer::Moved(leader, target) => {
             line(&mut text, format!("Leadership transferred from {leader:x} to {target:x}").as_bytes());
         }

@@ -1,9 +1,10 @@
 //! Tables of box-drawing lines: headings in the middle, cells to the right.
 
-use super::{Answer, hash_rows, health_rows, member_rows, status_rows};
+use super::{Answer, file_rows, hash_rows, health_rows, member_rows, status_rows};
 
 const MEMBERS: &[&str] = &["ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER"];
 const HEALTH: &[&str] = &["ENDPOINT", "HEALTH", "TOOK", "ERROR"];
+const FILE: &[&str] = &["HASH", "REVISION", "TOTAL KEYS", "TOTAL SIZE"];
 const HASHES: &[&str] = &["ENDPOINT", "HASH"];
 const STATUS: &[&str] = &[
     "ENDPOINT",
@@ -25,6 +26,7 @@ pub fn text(answer: &Answer<'_>) -> Option<String> {
         Answer::Health(list) => (HEALTH, health_rows(list)),
         Answer::Status(list) => (STATUS, status_rows(list)),
         Answer::HashKv(list) => (HASHES, hash_rows(list)),
+        Answer::File(status) => (FILE, file_rows(status)),
         _ => return None,
     };
     Some(draw(headings, &rows))
