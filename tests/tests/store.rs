@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pintle_tests::store::Store;
@@ -122,6 +123,27 @@ fn members_are_added_vote_once_they_have_caught_up_move_and_go() {
     assert_eq!(store.ended(2), Some(0), "who was removed ends");
     assert!(store.log(2).contains("permanently removed from the cluster"), "{}", store.log(2));
     assert_eq!(store.etcdctl_of(&[0, 1], &["put", "a", "3"]).ok(), "OK\n");
+}
+
+#[test]
+fn nobody_whom_the_others_need_is_removed() {
+    let mut store = Store::new(3);
+    store.start_all();
+    let ids: Vec<String> = (0..3)
+        .map(|at| format!("{:x}", listed(&store, at).expect("it is listed")["ID"].as_u64().expect("an id")))
+        .collect();
+    store.signal(2, Signal::SIGKILL);
+    store.ended(2);
+    // A sign of life is believed for as long as a leader may go without its quorum: two of these elections.
+    std::thread::sleep(Duration::from_millis(2500));
+    for needed in [0, 1] {
+        let refused = store.etcdctl_of(&[0, 1], &["member", "remove", &ids[needed]]);
+        assert!(refused.stderr.contains("etcdserver: unhealthy cluster"), "{refused:?}");
+    }
+    store.etcdctl_of(&[0, 1], &["member", "remove", &ids[2]]).ok();
+    assert_eq!(store.etcdctl_of(&[0, 1], &["put", "a", "1"]).ok(), "OK\n");
+    store.etcdctl_of(&[0, 1], &["member", "remove", &ids[1]]).ok();
+    assert_eq!(store.etcdctl_of(&[0], &["put", "a", "2"]).ok(), "OK\n");
 }
 
 #[test]

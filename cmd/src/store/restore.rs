@@ -1,6 +1,7 @@
 //! `pintle store snapshot restore`: a member's data directory from a file. The flags are those the member is started with afterwards, and
 //! are read by the same code, so that both mean the same cluster.
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +12,6 @@ use pintle_raft::offline::Founding;
 use pintle_store::snapshot::{RestoreOptions, Restored, restore};
 
 use super::config::Config;
-use super::ctl::grammar::RestoreArgs;
 use super::flags::Given;
 use super::join;
 
@@ -20,6 +20,48 @@ const PROGRESS: Duration = Duration::from_millis(200);
 
 /// The entry the state counts as the outcome of: the first of the new cluster's log.
 const BEGINNING: LogId = LogId { term: 1, index: 1 };
+
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    override_usage = "snapshot restore FILE --data-dir DIR [FLAGS]",
+    after_help = "A file of `snapshot save`, of this store or of an etcd 3.x. Revisions, leases, users and roles are kept; everybody has to log in again.\n\n\
+        Example, three members:\n  \
+        for n in 1 2 3; do pintle store snapshot restore backup.db --name s$n --data-dir /var/lib/s$n \\\n    \
+        --initial-cluster s1=http://10.0.0.1:2380,s2=http://10.0.0.2:2380,s3=http://10.0.0.3:2380 \\\n    \
+        --initial-advertise-peer-urls http://10.0.0.$n:2380; done\n\
+        Then start each with the same flags: pintle store serve --name s1 …"
+)]
+pub struct RestoreArgs {
+    #[arg(value_name = "FILE")]
+    pub words: Vec<OsString>,
+    /// Where the member's data go; must be empty or absent  [default: NAME.etcd]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// What this member is called
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub name: String,
+    /// All members of the new cluster: NAME=URL,NAME=URL
+    #[arg(long, value_name = "MEMBERS", default_value = "default=http://localhost:2380")]
+    pub initial_cluster: String,
+    /// Tells this cluster from others with the same URLs
+    #[arg(long, value_name = "TOKEN", default_value = "etcd-cluster")]
+    pub initial_cluster_token: String,
+    /// Where the others reach this member
+    #[arg(long, value_name = "URLS", default_value = "http://localhost:2380")]
+    pub initial_advertise_peer_urls: String,
+    /// Take a file without a checksum, or with a wrong one
+    #[arg(long)]
+    pub skip_hash_check: bool,
+    /// Go on so many revisions later, so that clients which saw more than the file has do not see revisions twice
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub bump_revision: u64,
+    /// Tell watches from before the new revision that it is compacted; needs --bump-revision
+    #[arg(long)]
+    pub mark_compacted: bool,
+    /// Changes nothing: the log lies in the data directory
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub wal_dir: Option<String>,
+}
 
 /// Answers what to tell the user.
 pub fn run(file: &Path, args: &RestoreArgs) -> Result<String> {

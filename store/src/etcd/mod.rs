@@ -109,9 +109,12 @@ fn no_leader() -> Status {
     Status::new(Code::Unavailable, "etcdserver: no leader")
 }
 
-/// A member that only learns answers nothing but stale reads and its status.
+/// A member that only learns answers nothing but stale reads and its status. One that knows of no leader may be a founder whose cluster is
+/// not founded yet, and votes in a moment.
 fn require_voter(store: &Store) -> Result<(), Status> {
-    match store.standing().learner {
+    let standing = store.standing();
+    match standing.learner {
+        true if standing.leader.is_none() => Err(no_leader()),
         true => Err(Status::new(Code::FailedPrecondition, "etcdserver: rpc not supported for learner")),
         false => Ok(()),
     }

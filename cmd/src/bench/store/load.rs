@@ -9,10 +9,17 @@ use bytes::Bytes;
 use pintle_base::{clock, rng};
 use pintle_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use pintle_proto::etcdserverpb::kv_client::KvClient;
+use pintle_proto::etcdserverpb::lease_client::LeaseClient;
 use pintle_proto::etcdserverpb::request_op::Request as Op;
 use pintle_proto::etcdserverpb::response_op::Response as Answer;
-use pintle_proto::etcdserverpb::{Compare, PutRequest, RangeRequest, RequestOp, TxnRequest};
+use pintle_proto::etcdserverpb::{
+    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+
+use super::watch;
 
 /// Answers may be large lists.
 const ANSWER_BYTES: usize = 1 << 30;
@@ -36,6 +43,12 @@ pub enum Workload {
     /// Lists of 10,000 keys
     #[value(name = "list-10000")]
     List10000,
+    /// Renewals of a lease of one's own
+    KeepAlive,
+    /// What a busy kube-apiserver does: updates, reads, lists, new keys
+    Mixed,
+    /// One event to so many watchers of its key: the time to the last of them
+    FanOut,
 }
 
 impl Workload {
@@ -47,6 +60,9 @@ impl Workload {
             Self::StaleGet => "stale-get",
             Self::List100 => "list-100",
             Self::List10000 => "list-10000",
+            Self::KeepAlive => "keep-alive",
+            Self::Mixed => "mixed",
+            Self::FanOut => "fan-out",
         }
     }
 }
@@ -107,12 +123,19 @@ pub fn connections(clients: usize) -> usize {
 
 /// `clients` clients send one request after the other for `time`.
 pub async fn run(workload: Workload, channels: &[Channel], clients: usize, time: Duration, data: Data) -> Result<Seen> {
+    if workload == Workload::FanOut {
+        return watch::fan_out(channels, clients, time).await;
+    }
     let started = clock::now();
     let end = started + time;
     let mut tasks = tokio::task::JoinSet::new();
     for channel in channels.iter().cycle().take(clients) {
-        let mut client = KvClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES);
+        let channel = channel.clone();
         tasks.spawn(async move {
+            if workload == Workload::KeepAlive {
+                return keep_alive(channel, end).await;
+            }
+            let mut client = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
             let mut latencies = Vec::new();
             let mut revisions = std::collections::HashMap::new();
             while clock::now() < end {
@@ -152,8 +175,42 @@ async fn one(
         }
         Workload::List100 => list(client, 100, data).await?,
         Workload::List10000 => list(client, 10_000, data).await?,
+        Workload::Mixed => {
+            let kind = match rng::u64() % 100 {
+                0..60 => Workload::Txn,
+                60..85 => Workload::Get,
+                85..95 => Workload::List100,
+                _ => Workload::Put,
+            };
+            return Box::pin(one(kind, client, data, revisions)).await;
+        }
+        Workload::KeepAlive | Workload::FanOut => bail!("{} has loops of its own", workload.name()),
     }
     Ok(())
+}
+
+/// Renews one lease again and again.
+async fn keep_alive(channel: Channel, end: clock::Instant) -> Result<Vec<Duration>> {
+    let mut client = LeaseClient::new(channel);
+    let id = client.lease_grant(LeaseGrantRequest { id: 0, ttl: 60 }).await?.into_inner().id;
+    let (asks, requests) = mpsc::channel(1);
+    let first = LeaseKeepAliveRequest { id };
+    asks.send(first).await?;
+    let mut answers = client.lease_keep_alive(ReceiverStream::new(requests)).await?.into_inner();
+    let mut latencies = Vec::new();
+    let mut began = clock::now();
+    loop {
+        let answer = answers.message().await?.context("the stream of renewals ended")?;
+        if answer.ttl != 60 {
+            bail!("a lease was renewed to {} s", answer.ttl);
+        }
+        latencies.push(began.elapsed());
+        if clock::now() >= end {
+            return Ok(latencies);
+        }
+        began = clock::now();
+        asks.send(LeaseKeepAliveRequest { id }).await?;
+    }
 }
 
 /// If the key is still at the revision this client knows: put; else learn it.

@@ -434,49 +434,7 @@ pub enum SnapshotCommand {
         skip_hash_check: bool,
     },
     /// Make the data directory of a member of a new cluster from a file; run it for each member, then start them all
-    Restore(RestoreArgs),
-}
-
-#[derive(Args, Clone, Debug)]
-#[command(
-    override_usage = "snapshot restore FILE --data-dir DIR [FLAGS]",
-    after_help = "A file of `snapshot save`, of this store or of an etcd 3.x. Revisions, leases, users and roles are kept; everybody has to log in again.\n\n\
-        Example, three members:\n  \
-        for n in 1 2 3; do pintle store snapshot restore backup.db --name s$n --data-dir /var/lib/s$n \\\n    \
-        --initial-cluster s1=http://10.0.0.1:2380,s2=http://10.0.0.2:2380,s3=http://10.0.0.3:2380 \\\n    \
-        --initial-advertise-peer-urls http://10.0.0.$n:2380; done\n\
-        Then start each with the same flags: pintle store serve --name s1 …"
-)]
-pub struct RestoreArgs {
-    #[arg(value_name = "FILE")]
-    pub words: Vec<OsString>,
-    /// Where the member's data go; must be empty or absent  [default: NAME.etcd]
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<String>,
-    /// What this member is called
-    #[arg(long, value_name = "NAME", default_value = "default")]
-    pub name: String,
-    /// All members of the new cluster: NAME=URL,NAME=URL
-    #[arg(long, value_name = "MEMBERS", default_value = "default=http://localhost:2380")]
-    pub initial_cluster: String,
-    /// Tells this cluster from others with the same URLs
-    #[arg(long, value_name = "TOKEN", default_value = "etcd-cluster")]
-    pub initial_cluster_token: String,
-    /// Where the others reach this member
-    #[arg(long, value_name = "URLS", default_value = "http://localhost:2380")]
-    pub initial_advertise_peer_urls: String,
-    /// Take a file without a checksum, or with a wrong one
-    #[arg(long)]
-    pub skip_hash_check: bool,
-    /// Go on so many revisions later, so that clients which saw more than the file has do not see revisions twice
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub bump_revision: u64,
-    /// Tell watches from before the new revision that it is compacted; needs --bump-revision
-    #[arg(long)]
-    pub mark_compacted: bool,
-    /// Changes nothing: the log lies in the data directory
-    #[arg(long, value_name = "DIR", hide = true)]
-    pub wal_dir: Option<String>,
+    Restore(crate::store::restore::RestoreArgs),
 }
 
 #[derive(Args, Clone, Debug)]

@@ -16,9 +16,10 @@ use pintle_store::bolt::{Bolt, BoltError};
 use sha2::{Digest, Sha256};
 
 use super::client::{CallError, Client, told};
-use super::grammar::{RestoreArgs, SnapshotCommand};
+use super::grammar::SnapshotCommand;
 use super::print::Answer;
 use super::{Context, Done, Failure, go, print};
+use crate::store::restore;
 
 /// Bytes of the checksum that a snapshot ends with.
 const CHECKSUM: usize = 32;
@@ -49,15 +50,15 @@ pub async fn run(context: &Context, command: SnapshotCommand) -> Done {
             _ => Err(Failure::bad_args("snapshot status requires exactly one argument")),
         },
         SnapshotCommand::Restore(args) => match &args.words[..] {
-            [path] => restore(PathBuf::from(path), args.clone()).await,
+            [path] => restored(PathBuf::from(path), args.clone()).await,
             _ => Err(Failure::bad_args("snapshot restore requires exactly one argument")),
         },
     }
 }
 
-async fn restore(file: PathBuf, args: RestoreArgs) -> Done {
+async fn restored(file: PathBuf, args: restore::RestoreArgs) -> Done {
     // Minutes of disk work.
-    let restored = tokio::task::spawn_blocking(move || crate::store::restore::run(&file, &args)).await;
+    let restored = tokio::task::spawn_blocking(move || restore::run(&file, &args)).await;
     let told = restored.map_err(|error| Failure::error(error.to_string()))?;
     print::out(told.map_err(|error| Failure::error(format!("{error:#}")))?)
 }
