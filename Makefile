@@ -11,7 +11,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PINTLE := target/release/pintle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down check test differential foreign-clients failover bench
+.PHONY: help setup build up down check test differential foreign-clients failover bench bench-store
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,3 +50,7 @@ failover: build ## Kill the leader twenty times under load; print write gaps and
 
 bench: build ## 500 simulated nodes with 5,000 pods; start of real pods; cost when idle
 	scripts/bench
+
+ETCD ?= etcd
+bench-store: build ## The store against an etcd (ETCD=/path/to/etcd): throughput, latency, CPU, memory, goals
+	target/release/pintle bench store --against $(ETCD) --svg docs/bench-store.svg

@@ -3,8 +3,10 @@
 //! Always holds: a figure of one system never stands without the other's; a figure is the median of its runs; every run of a
 //! system begins with a cluster and data of its own, and the order of the systems changes from run to run.
 
+mod chart;
 mod load;
 mod systems;
+mod watch;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -13,7 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use pintle_base::clock;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
+use self::chart::{Goal, Line};
 use self::load::{Data, Workload};
 use self::systems::{Cluster, System};
 use super::write_json;
@@ -31,7 +35,12 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "1,64,256,1000")]
     clients: Vec<usize>,
     /// What clients do
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "put,txn,get,stale-get,list-100,list-10000")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "put,txn,get,stale-get,list-100,list-10000,keep-alive,mixed,fan-out"
+    )]
     workloads: Vec<Workload>,
     /// How often everything is done; figures are medians
     #[arg(long, default_value_t = 3)]
@@ -48,6 +57,9 @@ pub struct Args {
     /// Write the figures to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the measures that have a goal, and the goals, to this file as SVG
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
 }
 
 /// Lists are asked for by so many clients at most: a thousand lists at once are another question.
@@ -78,7 +90,19 @@ struct Figures {
     syncs: f64,
 }
 
+/// Whoever interrupts it finds no process and no data of it: they go with the future that owns them.
 pub async fn run(args: Args) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let code = tokio::select! {
+        ended = compare(args) => return ended,
+        _ = terminate.recv() => 143,
+        _ = interrupt.recv() => 130,
+    };
+    std::process::exit(code)
+}
+
+async fn compare(args: Args) -> Result<()> {
     let counts = args.members.iter().chain(&args.clients).chain([&args.runs]);
     if args.keys == 0 || counts.copied().min() == Some(0) {
         return Err(exit::with(Exit::Usage, "members, clients, runs and keys are at least one each".to_owned()));
@@ -108,6 +132,14 @@ pub async fn run(args: Args) -> Result<()> {
     let table: Vec<(Row, [Figures; 2])> =
         measured.iter().filter_map(|(row, [ours, theirs])| Some((*row, [median(ours)?, median(theirs)?]))).collect();
     print!("{}", text(&table));
+    let lines: Vec<Line> = table.iter().flat_map(goals).collect();
+    if !lines.is_empty() {
+        print!("\n{}", chart::table(&lines));
+    }
+    if let Some(path) = &args.svg {
+        let title = format!("pintle {} against {}", env!("CARGO_PKG_VERSION"), versions[1]);
+        std::fs::write(path, chart::svg(&title, &lines)).with_context(|| format!("draw to {}", path.display()))?;
+    }
     write_json(args.json.as_deref(), &figures(&table, &versions))
 }
 
@@ -210,6 +242,34 @@ fn text(table: &[(Row, [Figures; 2])]) -> String {
         );
     }
     text
+}
+
+/// The measures of a row that have a goal; goals are of three members.
+fn goals((row, [ours, theirs]): &(Row, [Figures; 2])) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if row.members != 3 {
+        return lines;
+    }
+    let mut line = |what: &str, goal: Goal, value: fn(&Figures) -> f64| {
+        let label = format!("{} {what}, {} clients", row.workload.name(), row.clients);
+        lines.push(Line { label, ours: value(ours), theirs: value(theirs), goal });
+    };
+    let per_second: fn(&Figures) -> f64 = |figures| figures.per_second;
+    match (row.workload, row.clients) {
+        (Workload::Put | Workload::Txn, 256 | 1000) => line("per second", Goal::AtLeast(2.0), per_second),
+        (Workload::Get | Workload::StaleGet, 64..=256) => line("per second", Goal::AtLeast(1.5), per_second),
+        (Workload::List100 | Workload::List10000, _) => line("per second", Goal::AtLeast(2.5), per_second),
+        _ => {}
+    }
+    if row.workload == Workload::Put {
+        match row.clients {
+            1 => line("p50 ms", Goal::AtMost(0.7), |figures| figures.p50.as_secs_f64() * 1e3),
+            64 | 1000 => line("p99 ms", Goal::AtMost(1.0 / 3.0), |figures| figures.p99.as_secs_f64() * 1e3),
+            _ => {}
+        }
+        line("CPU us", Goal::AtMost(0.5), |figures| figures.cpu.as_secs_f64() * 1e6);
+    }
+    lines
 }
 
 fn ratio(ours: Duration, theirs: Duration) -> f64 {
