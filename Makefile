@@ -51,6 +51,6 @@ failover: build ## Kill the leader twenty times under load; print write gaps and
 bench: build ## 500 simulated nodes with 5,000 pods; start of real pods; cost when idle
 	scripts/bench
 
-ETCD ?= etcd
+ETCD ?= $(PINTLE_TOOLS)/sid/usr/bin/etcd
 bench-store: build ## The store against an etcd (ETCD=/path/to/etcd): throughput, latency, CPU, memory, goals
 	target/release/pintle bench store --against $(ETCD) --svg docs/bench-store.svg

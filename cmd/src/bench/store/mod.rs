@@ -258,7 +258,7 @@ fn goals((row, [ours, theirs]): &(Row, [Figures; 2])) -> Vec<Line> {
     match (row.workload, row.clients) {
         (Workload::Put | Workload::Txn, 256 | 1000) => line("per second", Goal::AtLeast(2.0), per_second),
         (Workload::Get | Workload::StaleGet, 64..=256) => line("per second", Goal::AtLeast(1.5), per_second),
-        (Workload::List100 | Workload::List10000, _) => line("per second", Goal::AtLeast(2.5), per_second),
+        (Workload::List10000, _) => line("per second", Goal::AtLeast(2.5), per_second),
         _ => {}
     }
     if row.workload == Workload::Put {
