@@ -47,7 +47,7 @@ fn serve(deadlines: Deadlines) -> Edge {
     let harness = harness();
     let listener = harness.runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("port");
     let address = listener.local_addr().expect("address");
-    let listening = crate::edge::Tls { server: Arc::clone(&tls.server), clients: None };
+    let listening = crate::edge::Tls { server: tls.server.get(), clients: None };
     let _entered = harness.runtime.enter();
     harness.group.spawn("edge", async move {
         let _ = server.serve_within(deadlines, listener, listening).await;
@@ -57,7 +57,7 @@ fn serve(deadlines: Deadlines) -> Edge {
 
 impl Edge {
     async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
-        let mut client = rustls::ClientConfig::clone(&self.tls.client);
+        let mut client = rustls::ClientConfig::clone(&self.tls.client.get());
         client.alpn_protocols = vec![protocol.to_vec()];
         let stream = TcpStream::connect(self.address).await.expect("connects");
         let name = rustls_pki_types::ServerName::try_from("127.0.0.1").expect("name");

@@ -105,7 +105,7 @@ fn tls() -> Tls {
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Tls { server: Arc::new(server), client: Arc::new(client) }
+    Tls { server: Arc::new(server).into(), client: Arc::new(client).into() }
 }
 
 fn config(address: SocketAddr) -> Config {

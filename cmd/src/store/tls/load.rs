@@ -127,7 +127,7 @@ fn rules(files: &Files) -> Result<Rules> {
 
 pub fn is_valid_now(certificate: &CertificateDer<'_>) -> bool {
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    let seconds = std::time::SystemTime::from(clock::wall()).duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let seconds = clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH);
     let now = seconds.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default();
     let validity = parsed.validity();
     (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now)

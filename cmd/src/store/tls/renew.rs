@@ -69,7 +69,7 @@ impl<T> State<T> {
 /// What tells one state of the files from another. Never the same while one of them may still be being written.
 fn look(files: &Files) -> String {
     let mut seen = String::new();
-    let now = SystemTime::from(clock::wall());
+    let now = clock::wall();
     for path in files.paths() {
         let _ = match std::fs::metadata(path) {
             Ok(file) => {
