@@ -319,7 +319,7 @@ async fn start_store(dir: &std::path::Path, group: &Group, pki: &Pki) -> Store {
     let text = free.to_string();
     let peer = Peer { id: 1, name: "s0".into(), peer_addr: text.clone(), client_addr: text.clone(), api_addr: text };
     let client = pki.client(Some(("system:pintle:server:s0", "system:pintle:servers")));
-    let tls = pintle_raft::Tls { server: pki.server("s0").server, client: Arc::new(client) };
+    let tls = pintle_raft::Tls { server: pki.server("s0").server.into(), client: Arc::new(client).into() };
     let mut options = Options::new(1, 1, dir.join("raft"), free, vec![peer], tls);
     options.heartbeat = Duration::from_millis(20);
     options.election_min = Duration::from_millis(60);
