@@ -113,6 +113,16 @@ fn a_running_etcd_is_copied_with_its_leases() {
     target.ctl(&["del", "own"]).ok();
     same(&source, &target);
 
+    source.ctl(&["auth", "enable"]).ok();
+    let nobody = migrate(&from, &target, &["--overwrite"]);
+    assert!(
+        nobody.code == 1 && nobody.stderr.contains("read the source: etcdserver: user name is empty"),
+        "{nobody:?}"
+    );
+    let root = migrate(&from, &target, &["--overwrite", "--from-user=root:pw"]).ok();
+    assert!(root.contains("authentication is on") && root.contains("  pintle store auth enable\n"), "{root}");
+    source.ctl(&["--user=root:pw", "auth", "disable"]).ok();
+
     let itself = migrate(&from, &source, &["--overwrite"]);
     assert!(itself.code == 1 && itself.stderr.contains("the same cluster"), "{itself:?}");
 }

@@ -218,6 +218,11 @@ impl Client {
         Identity { token: self.link.lock().await.token.clone(), has_leader: false }
     }
 
+    /// Whether the cluster asked for a user and took the one given.
+    pub async fn is_known(&self) -> bool {
+        self.link.lock().await.token.is_some()
+    }
+
     /// Fetches a token, unless the cluster does not ask for one.
     async fn authenticate(&self) -> Result<(), CallError> {
         let Some((name, password)) = self.settings.user.clone() else { return Ok(()) };

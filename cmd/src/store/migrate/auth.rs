@@ -40,8 +40,9 @@ impl Auth {
             let user = client.ask(e::AuthUserGetRequest { name: name.clone() }).await?;
             auth.users.push((name, false, user.roles));
         }
-        // Older ones do not tell; who can read the rest without a user is then where it is off.
-        auth.enabled = client.ask(e::AuthStatusRequest {}).await.is_ok_and(|status| status.enabled);
+        // Of 3.4 it cannot be asked, but there a password is taken only where it is on.
+        let told = client.ask(e::AuthStatusRequest {}).await;
+        auth.enabled = client.is_known().await || told.is_ok_and(|status| status.enabled);
         Ok(auth)
     }
 
