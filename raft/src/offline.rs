@@ -30,6 +30,13 @@ pub enum OfflineError {
     NoMember { dir: PathBuf },
     #[error("the member in {dir} has not been admitted to its cluster yet: what it holds may be old", dir = .dir.display())]
     Joining { dir: PathBuf },
+    /// A crash came after a snapshot was received and before the log was cut to it: the next start does that.
+    #[error(
+        "the member in {dir} has received a snapshot that its log does not reach yet: start it once without the flag, wait until it \
+         says that it runs, stop it, and try again",
+        dir = .dir.display()
+    )]
+    SnapshotAhead { dir: PathBuf },
     #[error("{0}")]
     Identity(String),
     #[error("{0}")]
@@ -111,6 +118,14 @@ pub fn force_alone(dir: &Path) -> Result<Vec<u64>, OfflineError> {
     let snapshot = snapshots.current();
     let mut gone = Vec::new();
     write_log(dir, |log| {
+        if let Some(held) = snapshot.as_ref().and_then(|snapshot| snapshot.last_log_id()).map(log_id) {
+            let found =
+                log.log_id_at(held.index).map_err(|source| OfflineError::Io { what: "the raft log", source })?;
+            // What is appended below the snapshot, or after a tail that it overrules, would be dropped at the next start.
+            if log.last().is_none_or(|last| last.index < held.index) || found.is_some_and(|found| found != held) {
+                return Err(OfflineError::SnapshotAhead { dir: dir.to_owned() });
+            }
+        }
         let snapshot = snapshot.as_ref().map(|snapshot| &snapshot.meta.last_membership);
         let known = log.newest_membership().map_err(|source| OfflineError::Io { what: "the raft log", source })?;
         let known = known.or_else(|| snapshot.map(|stored| stored.membership().clone())).unwrap_or_default();
@@ -165,5 +180,36 @@ fn write_log(
     match fatal.get() {
         None => Ok(()),
         Some(fatal) => Err(OfflineError::Log(fatal.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member whose log ends at 1.7, with a snapshot at `id` received since.
+    fn interrupted(id: LogId) -> Result<Vec<u64>, OfflineError> {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let peer = |id| Peer { id, peer_addr: format!("127.0.0.1:{id}"), ..Peer::default() };
+        let at = LogId { term: 1, index: 7 };
+        let founding = Founding { cluster_id: 1, group_id: 0, node_id: 1, peers: vec![peer(1), peer(2)], at };
+        found(dir.path(), &founding, |into| std::fs::write(into.join("file"), b"first")).expect("found");
+        let snapshots = Snapshots::open(dir.path()).expect("snapshots");
+        let temporary = snapshots.temporary().expect("temporary");
+        std::fs::write(temporary.data().join("file"), b"second").expect("write");
+        let last_membership = founding.stored().expect("members");
+        let meta = SnapshotMeta { last_log_id: Some(raft_log_id(id)), last_membership };
+        drop(snapshots.adopt(temporary, &meta).expect("adopt"));
+        drop(snapshots);
+        force_alone(dir.path())
+    }
+
+    #[test]
+    fn nobody_goes_on_alone_on_a_log_that_its_snapshot_overrules() {
+        for (term, index) in [(1, 8), (2, 9), (2, 7)] {
+            let refused = interrupted(LogId { term, index });
+            assert!(matches!(refused, Err(OfflineError::SnapshotAhead { .. })), "{term}.{index}: {refused:?}");
+        }
+        assert_eq!(interrupted(LogId { term: 1, index: 7 }).expect("the snapshot the log begins after"), [2]);
     }
 }

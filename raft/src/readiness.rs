@@ -38,7 +38,8 @@ impl View {
         }
     }
 
-    /// A member may go if a quorum of those that stay is alive. Removing a dead one is therefore always possible where anything is.
+    /// A member may go if a quorum of those that vote now is alive, who must agree to it, and one of those that stay. Removing a dead
+    /// one is therefore always possible where anything is.
     pub fn judge_removal(&self, id: u64) -> Result<(), Refused> {
         let mut staying = self.voters.clone();
         if !staying.remove(&id) {
@@ -47,7 +48,8 @@ impl View {
         if staying.is_empty() {
             return Err(Refused::Invalid("the last voter cannot be removed".to_owned()));
         }
-        self.judge_quorum(&staying)
+        self.judge_quorum(&self.voters, "there are")?;
+        self.judge_quorum(&staying, "there would be")
     }
 
     /// A learner may vote once it has nearly everything and is alive, and if the larger quorum is alive too: until it had caught up it
@@ -63,14 +65,14 @@ impl View {
         }
         let mut voting = self.voters.clone();
         voting.insert(id);
-        self.judge_quorum(&voting)
+        self.judge_quorum(&voting, "there would be")
     }
 
-    fn judge_quorum(&self, voters: &BTreeSet<u64>) -> Result<(), Refused> {
+    fn judge_quorum(&self, voters: &BTreeSet<u64>, when: &str) -> Result<(), Refused> {
         let (alive, needed) = (voters.intersection(&self.alive).count(), voters.len() / 2 + 1);
         if alive < needed {
             let count = voters.len();
-            let reason = format!("of the {count} voters there would be, {alive} are alive, {needed} must be");
+            let reason = format!("of the {count} voters {when}, {alive} are alive, {needed} must be");
             return Err(Refused::Unhealthy(reason));
         }
         Ok(())
@@ -109,7 +111,7 @@ mod tests {
             (&[1, 2, 3], &[1, 2], 3, ""),
             (&[1, 2, 3], &[1, 2], 2, unhealthy),
             (&[1, 2, 3], &[1, 2], 1, unhealthy),
-            (&[1, 2], &[1], 2, ""),
+            (&[1, 2], &[1], 2, "of the 2 voters there are, 1 are alive, 2 must be"),
             (&[1, 2], &[1, 2], 2, ""),
             (&[1], &[1], 1, "the last voter cannot be removed"),
             (&[1, 2, 3], &[1], 9, ""),

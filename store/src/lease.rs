@@ -1,9 +1,9 @@
 //! Lease times. Which leases exist is replicated; when they end is decided by the leader's clock alone, and takes effect only
 //! through the log, as a proposal that is void if the lease was renewed meanwhile.
 //!
-//! Every member keeps the table, counting from when it applied the last renewal, which is never before the leader did. So a new
+//! Every member keeps the table, counting from when it applied the last renewal, at most a moment before the leader did. So a new
 //! leader goes on with the time that is left, and only adds what a client needs to come through that could not renew while nobody
-//! led: no lease ends early, and none lives on for its full time with every change of the leader. A member that starts gives every
+//! led, which is far more than that moment: no lease ends early, and none lives on for its full time with every change of the leader. A member that starts gives every
 //! lease its full time.
 
 use std::collections::{BTreeMap, BTreeSet};

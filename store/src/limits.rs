@@ -92,6 +92,8 @@ pub const SNAPSHOT_PIECE: usize = 32 << 10;
 pub const SNAPSHOT_MESSAGES: usize = 16;
 /// A receiver that takes nothing of a snapshot for so long is given up.
 pub const SNAPSHOT_STALL: Duration = Duration::from_secs(60);
+/// Largest revision that is restored: nobody ever comes near it, and revisions must have room to grow.
+pub const RESTORE_REVISION: i64 = i64::MAX / 2;
 /// Bytes written at once while a state is restored.
 pub const RESTORE_BATCH: usize = 4 << 20;
 /// Client connections of one member.

@@ -3,7 +3,7 @@
 //! Always holds: the directory appears whole, by a rename, or not at all; all members restored from one file with the same members
 //! named hold the same state. Nothing in the file is believed: a row that cannot be, or does not fit those before it, is an error.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::ops::ControlFlow;
@@ -178,6 +178,9 @@ impl<'a> Restoring<'a> {
         self.read_auth()?;
         self.found.revision = self.found.revision.max(self.found.compact_revision).max(1);
         self.found.revision = self.found.revision.checked_add(options.bump_revision).ok_or_else(too_large)?;
+        if self.found.revision > limits::RESTORE_REVISION {
+            return Err(too_large());
+        }
         if options.mark_compacted {
             self.found.compact_revision = self.found.revision;
         }
@@ -231,13 +234,22 @@ impl<'a> Restoring<'a> {
     fn read_changes(&mut self, tell: &mut dyn FnMut(u64)) -> io::Result<()> {
         let (kv, rev) = (self.generation.family(KV)?, self.generation.family(REV)?);
         let mut batch = std::mem::take(&mut self.batch);
-        let (mut changes, mut last) = (0, 0);
+        let (mut changes, mut last) = (0, None::<Place>);
+        // Of the revision that is being read: a key changes once in it.
+        let mut changed = BTreeSet::new();
         self.rows(schema::KEY, &mut |raw, value| {
             let place = Place::parse(raw).ok_or_else(|| damaged(schema::KEY))?;
             let (key, version) = parse_change(place, value)?;
+            if last.is_none_or(|last| last.main != place.main) {
+                changed.clear();
+            }
+            let follows = last.is_none_or(|last| (last.main, last.sub) < (place.main, place.sub));
+            if !follows || !changed.insert(key.clone()) {
+                return Err(damaged(schema::KEY));
+            }
             batch.put_cf(rev, key::revision(place.main, place.sub), encode_change(&key, &version));
             batch.put_cf(kv, key::version(&key, place.main), version.encode());
-            (changes, last) = (changes + 1, place.main);
+            (changes, last) = (changes + 1, Some(place));
             if batch.size_in_bytes() >= limits::RESTORE_BATCH {
                 self.generation.write(std::mem::take(&mut batch))?;
                 tell(changes);
@@ -246,7 +258,7 @@ impl<'a> Restoring<'a> {
         })?;
         tell(changes);
         self.batch = batch;
-        (self.found.changes, self.found.revision) = (changes, last);
+        (self.found.changes, self.found.revision) = (changes, last.map_or(0, |last| last.main));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use pintle_proto::etcdserverpb::{
     AlarmType, AuthRoleAddRequest, AuthRoleGrantPermissionRequest, AuthUserAddRequest, AuthUserGrantRoleRequest,
     PutRequest,
 };
+use pintle_proto::mvccpb::KeyValue;
 use pintle_proto::store_v1::auth_change::Change;
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::{Alarm, AuthChange, LeaseGrant, SetAlarm};
@@ -18,6 +19,7 @@ use prost::Message;
 use ring::digest::{SHA256, digest};
 
 use super::local::{Local, founding};
+use crate::bolt::Layout;
 use crate::mvcc::view::Source;
 use crate::snapshot::{RestoreOptions, Restored, restore};
 
@@ -164,18 +166,51 @@ fn a_file_that_is_not_as_it_was_written_is_not_restored() {
     assert_eq!(try_restore(&file, &unchecked).expect("restored").keys, 2);
 }
 
+/// A file of one bucket, with a right checksum.
+fn write_bucket(file: &Path, bucket: &str, rows: &[(Vec<u8>, Vec<u8>)]) {
+    let mut layout = Layout::builder();
+    layout.bucket(bucket.as_bytes()).expect("bucket");
+    rows.iter().for_each(|(key, value)| layout.item(key.len(), value.len()).expect("item"));
+    let mut out = layout.finish().expect("layout").write(Vec::new());
+    out.bucket(bucket.as_bytes()).expect("bucket");
+    rows.iter().for_each(|(key, value)| out.item(key, value).expect("item"));
+    let mut content = out.finish().expect("file");
+    content.extend_from_slice(digest(&SHA256, &content).as_ref());
+    std::fs::write(file, content).expect("write");
+}
+
+fn place(main: i64, sub: i64) -> Vec<u8> {
+    [&main.to_be_bytes()[..], b"_", &sub.to_be_bytes()[..]].concat()
+}
+
+fn kv(key: &str, created: i64, modified: i64, version: i64) -> Vec<u8> {
+    let key = Bytes::from(key.to_owned());
+    let (create_revision, mod_revision) = (created, modified);
+    KeyValue { key, create_revision, mod_revision, version, ..KeyValue::default() }.encode_to_vec()
+}
+
 #[test]
-fn what_does_not_fit_in_a_file_with_a_right_checksum_is_refused() {
-    use crate::bolt::Layout;
+fn rows_that_do_not_fit_each_other_and_revisions_without_room_are_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let file = dir.path().join("file");
-    let place = |main: i64, sub: i64| [&main.to_be_bytes()[..], b"_", &sub.to_be_bytes()[..]].concat();
-    let kv = |key: &str, created, modified, version| {
-        let key = Bytes::from(key.to_owned());
-        let (create_revision, mod_revision) = (created, modified);
-        let kv = pintle_proto::mvccpb::KeyValue { key, create_revision, mod_revision, version, ..Default::default() };
-        kv.encode_to_vec()
+    let refused = |rows: &[(Vec<u8>, Vec<u8>)]| {
+        write_bucket(&file, "key", rows);
+        try_restore(&file, &RestoreOptions::default()).expect_err("refused")
     };
+    let damaged = "snapshot: a row of bucket key cannot be read";
+    let twice = [(place(2, 0), kv("k", 2, 2, 1)), (place(2, 1), kv("k", 2, 2, 1))];
+    assert_eq!(refused(&twice), damaged);
+    let put_and_deleted = [(place(2, 0), kv("k", 2, 2, 1)), ([&place(2, 0)[..], b"t"].concat(), kv("l", 0, 0, 0))];
+    assert_eq!(refused(&put_and_deleted), damaged);
+    assert_eq!(refused(&[(place(i64::MAX, 0), kv("k", 2, i64::MAX, 1))]), "the revision would be too large");
+    write_bucket(&file, "key", &[(place(2, 0), kv("k", 2, 2, 1)), (place(2, 1), kv("l", 2, 2, 1))]);
+    assert_eq!(try_restore(&file, &RestoreOptions::default()).expect("restored").keys, 2);
+}
+
+#[test]
+fn what_does_not_fit_in_a_file_with_a_right_checksum_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let file = dir.path().join("file");
     for (bucket, key, value) in [
         ("key", place(2, 0), kv("", 2, 2, 1)),
         ("key", place(2, 0), kv("k", 2, 3, 1)),
@@ -189,15 +224,7 @@ fn what_does_not_fit_in_a_file_with_a_right_checksum_is_refused() {
         ("authUsers", b"u".to_vec(), vec![0xff; 9]),
         ("meta", b"finishedCompactRev".to_vec(), b"x".to_vec()),
     ] {
-        let mut layout = Layout::builder();
-        layout.bucket(bucket.as_bytes()).expect("bucket");
-        layout.item(key.len(), value.len()).expect("item");
-        let mut out = layout.finish().expect("layout").write(Vec::new());
-        out.bucket(bucket.as_bytes()).expect("bucket");
-        out.item(&key, &value).expect("item");
-        let mut content = out.finish().expect("file");
-        content.extend_from_slice(digest(&SHA256, &content).as_ref());
-        std::fs::write(&file, content).expect("write");
+        write_bucket(&file, bucket, &[(key, value)]);
         let refused = try_restore(&file, &RestoreOptions::default()).expect_err("refused");
         assert_eq!(refused, format!("snapshot: a row of bucket {bucket} cannot be read"));
     }
