@@ -53,4 +53,4 @@ bench: build ## 500 simulated nodes with 5,000 pods; start of real pods; cost wh
 
 ETCD ?= $(PINTLE_TOOLS)/sid/usr/bin/etcd
 bench-store: build ## The store against an etcd (ETCD=/path/to/etcd): throughput, latency, CPU, memory, goals
-	target/release/pintle bench store --against $(ETCD) --svg docs/bench-store.svg
+	$(PINTLE) bench store --against $(ETCD) --svg docs/bench-store.svg

@@ -221,7 +221,8 @@ fn quota(given: &Given) -> Result<Option<u64>> {
     Ok(u64::try_from(bytes).ok().filter(|bytes| *bytes > 0))
 }
 
-fn words(text: &str) -> Vec<String> {
+/// What stands between commas.
+pub(super) fn words(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 

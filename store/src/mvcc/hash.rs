@@ -7,11 +7,10 @@ use std::io;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use pintle_proto::mvccpb::KeyValue;
 use prost::Message;
 
 use super::key::{self, Interval};
-use super::record::{Change, Version, corrupt, decode_change};
+use super::record::{Change, corrupt, decode_change};
 use super::view::{Source, View};
 
 /// What etcd's hash begins with: its name of where the keys lie.
@@ -35,10 +34,10 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
             break;
         }
         let Change { deleted, key: changed, .. } = decode_change(change)?;
-        let kept = main > compacted || (!deleted && is_newest(view, changed, main, kept_at)?);
+        let kept = main > compacted || (!deleted && view.is_newest(changed, main, kept_at)?);
         if kept && let Some(version) = view.version(changed, main)? {
-            sum = crc32c::crc32c_append(sum, &revision_bytes(main, sub, deleted));
-            sum = crc32c::crc32c_append(sum, &stored_value(changed, &version));
+            sum = crc32c::crc32c_append(sum, &key::etcd_revision(main, sub, deleted));
+            sum = crc32c::crc32c_append(sum, &version.to_stored_kv(changed).encode_to_vec());
         }
         changes.next();
     }
@@ -53,25 +52,4 @@ fn anything_lives(view: &View<'_>, at: i64) -> io::Result<bool> {
         ControlFlow::Break(())
     })?;
     Ok(found)
-}
-
-/// True if nothing after `main` and up to `at` was written to the key.
-fn is_newest(view: &View<'_>, key: &[u8], main: i64, at: i64) -> io::Result<bool> {
-    Ok(view.version_at(key, at)?.is_some_and(|version| version.modified == main))
-}
-
-fn revision_bytes(main: i64, sub: i64, deleted: bool) -> Vec<u8> {
-    let mut out = Vec::with_capacity(18);
-    out.extend_from_slice(&main.to_be_bytes());
-    out.push(b'_');
-    out.extend_from_slice(&sub.to_be_bytes());
-    if deleted {
-        out.push(b't');
-    }
-    out
-}
-
-fn stored_value(key: &[u8], version: &Version) -> Vec<u8> {
-    let key = Bytes::copy_from_slice(key);
-    version.to_kv(key.clone()).unwrap_or(KeyValue { key, ..KeyValue::default() }).encode_to_vec()
 }

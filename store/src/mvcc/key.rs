@@ -9,6 +9,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 const TERMINATOR: [u8; 2] = [0, 1];
+pub(crate) const ETCD_TOMBSTONE: u8 = b't';
 const ESCAPED_ZERO: [u8; 2] = [0, 0xff];
 
 /// The prefix that all versions of `key`, and no others, have.
@@ -60,6 +61,18 @@ pub(crate) fn revision(main: i64, sub: i64) -> [u8; 16] {
     let mut out = [0; 16];
     out[..8].copy_from_slice(&main.cast_unsigned().to_be_bytes());
     out[8..].copy_from_slice(&sub.cast_unsigned().to_be_bytes());
+    out
+}
+
+/// Where etcd keeps a change: what its hash counts, and its snapshots hold. Marked with a `t` if the change is a deletion.
+pub(crate) fn etcd_revision(main: i64, sub: i64, deleted: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(18);
+    out.extend_from_slice(&main.to_be_bytes());
+    out.push(b'_');
+    out.extend_from_slice(&sub.to_be_bytes());
+    if deleted {
+        out.push(ETCD_TOMBSTONE);
+    }
     out
 }
 

@@ -46,6 +46,12 @@ impl Version {
         })
     }
 
+    /// As etcd stores it: of a deletion only the key.
+    pub fn to_stored_kv(&self, key: &[u8]) -> KeyValue {
+        let key = Bytes::copy_from_slice(key);
+        self.to_kv(key.clone()).unwrap_or(KeyValue { key, ..KeyValue::default() })
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32 + self.live.as_ref().map_or(0, |live| live.value.len()));
         match &self.live {

@@ -85,6 +85,11 @@ impl<'a> View<'a> {
         raw.map(|raw| Version::decode(modified, &raw)).transpose()
     }
 
+    /// True if nothing after `main` and up to `at` was written to the key.
+    pub fn is_newest(&self, key: &[u8], main: i64, at: i64) -> io::Result<bool> {
+        Ok(self.version_at(key, at)?.is_some_and(|version| version.modified == main))
+    }
+
     /// An unpositioned iterator over `kv` from `lower` to before `upper`.
     fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();

@@ -103,7 +103,7 @@ pub fn restore(
     let draft = Draft::make(data_dir)?;
     let engine = Engine::open(&draft.path.join(STATE_DIR), options.engine.clone())?;
     let generation = engine.current();
-    let restored = Restoring::begin(&bolt, &generation, founding)?.run(options, tell)?;
+    let restored = Restoring::new(&bolt, &generation, founding).run(options, tell)?;
     found(&draft.path.join(RAFT_DIR), founding, |dir| generation.checkpoint(dir))?;
     drop((generation, engine));
     draft.finish(data_dir)?;
@@ -166,9 +166,9 @@ struct Restoring<'a> {
 }
 
 impl<'a> Restoring<'a> {
-    fn begin(bolt: &'a Bolt, generation: &'a Generation, founding: &'a Founding) -> io::Result<Self> {
+    fn new(bolt: &'a Bolt, generation: &'a Generation, founding: &'a Founding) -> Self {
         let (leases, batch) = (BTreeMap::new(), WriteBatch::default());
-        Ok(Self { bolt, generation, founding, leases, batch, found: Restored::default() })
+        Self { bolt, generation, founding, leases, batch, found: Restored::default() }
     }
 
     fn run(mut self, options: &RestoreOptions, tell: &mut dyn FnMut(u64)) -> io::Result<Restored> {

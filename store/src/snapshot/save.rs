@@ -126,12 +126,10 @@ fn emit<W: Write>(file: &mut Emitter<W>, buckets: &[(&[u8], Vec<Row>)]) -> io::R
 
 /// What the file says about a change.
 fn stored(view: &View<'_>, place: Place, change: &Change<'_>) -> io::Result<KeyValue> {
-    let key = bytes::Bytes::copy_from_slice(change.key);
-    if place.deleted {
-        return Ok(KeyValue { key, ..KeyValue::default() });
-    }
-    let version: Option<Version> = view.version(change.key, place.main)?;
-    version.and_then(|version| version.to_kv(key)).ok_or_else(|| corrupt("history: a version is missing"))
+    let version = view.version(change.key, place.main)?;
+    let fits = |version: &Version| version.sub == place.sub && version.live.is_none() == place.deleted;
+    let version = version.filter(fits).ok_or_else(|| corrupt("history: a version is missing"))?;
+    Ok(version.to_stored_kv(change.key))
 }
 
 /// Visits the changes that history still has, in order: everything after the compact revision, and of what is not after it the newest
@@ -143,16 +141,11 @@ fn for_each_kept(view: &View<'_>, visit: &mut dyn FnMut(Place, &Change<'_>) -> i
         let (main, sub) = key::parse_revision(raw).ok_or_else(|| corrupt("revision key"))?;
         let change = decode_change(change)?;
         let lasting = !change.deleted || main == compacted;
-        let kept = main > compacted || (lasting && is_newest(view, change.key, main, compacted)?);
+        let kept = main > compacted || (lasting && view.is_newest(change.key, main, compacted)?);
         if kept {
             visit(Place { main, sub, deleted: change.deleted }, &change)?;
         }
         changes.next();
     }
     changes.status().map_err(io::Error::other)
-}
-
-/// True if nothing after `main` and up to `at` was written to the key.
-fn is_newest(view: &View<'_>, key: &[u8], main: i64, at: i64) -> io::Result<bool> {
-    Ok(view.version_at(key, at)?.is_some_and(|version| version.modified == main))
 }

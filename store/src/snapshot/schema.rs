@@ -4,11 +4,13 @@
 
 use std::io;
 
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use pintle_proto::authpb::{Role, User, UserAddOptions};
 use pintle_proto::etcdserverpb::AlarmMember;
 use pintle_proto::store_v1::{Alarm, LeaseRecord, UserRecord};
 use prost::Message;
+
+use crate::mvcc::key::{self, ETCD_TOMBSTONE};
 
 pub(super) const ALARM: &[u8] = b"alarm";
 pub(super) const AUTH: &[u8] = b"auth";
@@ -30,8 +32,6 @@ pub(super) const TERM: &[u8] = b"term";
 pub(super) const COMPACT_SCHEDULED: &[u8] = b"scheduledCompactRev";
 pub(super) const COMPACT_FINISHED: &[u8] = b"finishedCompactRev";
 
-const TOMBSTONE: u8 = b't';
-
 /// A row's key and value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
@@ -46,14 +46,7 @@ pub(super) struct Place {
 impl Place {
     /// `MAIN_SUB`, big-endian, marked if it is a deletion.
     pub fn encode(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(18);
-        out.put_i64(self.main);
-        out.put_u8(b'_');
-        out.put_i64(self.sub);
-        if self.deleted {
-            out.put_u8(TOMBSTONE);
-        }
-        out
+        key::etcd_revision(self.main, self.sub, self.deleted)
     }
 
     pub fn len(deleted: bool) -> usize {
@@ -65,7 +58,7 @@ impl Place {
         let (sub, mark) = rest.strip_prefix(b"_")?.split_first_chunk::<8>()?;
         let deleted = match mark {
             [] => false,
-            [TOMBSTONE] => true,
+            [ETCD_TOMBSTONE] => true,
             _ => return None,
         };
         let (main, sub) = (i64::from_be_bytes(*main), i64::from_be_bytes(*sub));

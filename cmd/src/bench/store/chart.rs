@@ -1,4 +1,4 @@
-//! The goals beside what was measured: as a table for the terminal and as a picture (SVG) for the documents.
+//! The store's goals beside what was measured: as a table for the terminal and as a picture (SVG) for the documents.
 //!
 //! Always holds: a figure of one system stands beside the other's; a bar to the right of the line is better than etcd,
 //! whether more or less of the measure is good; the picture is readable on a light and on a dark background.

@@ -46,7 +46,7 @@ The source goes on serving. Stop its writers first: what they write after that r
     pintle store migrate --from-etcd db --skip-hash-check --to 127.0.0.1:2379
   Going on after an interruption: the same again with --overwrite; what is there already is written once more.
 
-Global flags are those of the target. A snapshot needs about 60 bytes of memory for each of its keys.
+Global flags are those of the target. Reading a snapshot takes memory for each of its keys, not for their values.
 Exit codes: 0 all there, 1 not, 2 no connection, 128 wrong arguments.";
 
 #[derive(clap::Args)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion, crypto::ring as provider, version};
 
+use super::super::config::words;
 use super::super::flags::Given;
 
 /// Certificate files of one side, and what is asked of the other.
@@ -142,10 +143,6 @@ impl Files {
 
 fn path(given: &Given, name: &'static str) -> Option<PathBuf> {
     given.some(name).map(PathBuf::from)
-}
-
-fn words(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn protocol(given: &Given) -> Result<Protocol> {
