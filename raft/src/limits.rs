@@ -24,6 +24,12 @@ pub const BATCHES_WAITING: usize = 64;
 /// Batches of followers the leader works on at once: the bounds of each, with room for their retries.
 pub const FORWARDED_IN_FLIGHT: usize = 64;
 
+/// Questions of one peer that are worked on at once: its batches, a read index, heartbeats. Further ones wait in its stream.
+pub const ASKS_UNDER_WAY: usize = 16;
+
+/// How long the first message of a peer's stream of questions may take.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Commands waiting to be batched. Beyond it callers hear `Overloaded`.
 pub const PROPOSALS_WAITING: usize = 16 * 1024;
 
@@ -189,7 +195,7 @@ pub const THREAD_STOP: Duration = Duration::from_secs(5);
 pub const RUNTIME_STOP: Duration = Duration::from_secs(5);
 
 /// Threads of Raft's own runtime: one for its core, one for transport and timers.
-pub const RUNTIME_THREADS: usize = 2;
+pub const RUNTIME_THREADS: usize = 1;
 
 /// Threads for blocking reads of old entries and snapshot files.
 pub const BLOCKING_THREADS: usize = 8;

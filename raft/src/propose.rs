@@ -10,6 +10,7 @@ use bytes::Bytes;
 use openraft::errors::ForwardToLeader;
 use pintle_base::clock::{self, Instant};
 use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::answer::Outcome;
 use pintle_proto::raft_v1::refusal::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -301,27 +302,26 @@ async fn wait_for_leader(node: &Node, deadline: Instant) -> Result<(), ProposeEr
 }
 
 async fn forward(node: &Node, leader: u64, commands: Vec<Bytes>) -> Result<Replies, Refused> {
-    use pb::propose_response::Outcome;
     let link = node.link(leader).ok_or(Refused::NotLeader(None))?;
     let count = commands.len();
-    let collect = async {
-        let mut messages = link.propose(commands).await.map_err(|status| failed(&status))?;
-        let mut all = Vec::with_capacity(count);
-        // From the first message on the commands may have been applied.
-        let lost = |status: tonic::Status| Refused::Unknown(status.message().to_owned());
-        while let Some(message) = messages.message().await.map_err(lost)? {
-            match message.outcome {
-                Some(Outcome::Replies(replies)) if all.len() + replies.replies.len() <= count => {
-                    all.extend(from_message(replies));
-                }
-                Some(Outcome::Refusal(refusal)) if all.is_empty() => return Err(refused(refusal)),
-                _ => return Err(Refused::Unknown("the leader's answer makes no sense".to_owned())),
-            }
+    match clock::timeout(limits::FORWARD_TIMEOUT, link.propose(commands)).await {
+        Ok(Ok(outcomes)) => collect(outcomes, count),
+        Ok(Err(status)) => Err(failed(&status)),
+        Err(_) => Err(Refused::Unknown(format!("no answer within {:?}", limits::FORWARD_TIMEOUT))),
+    }
+}
+
+/// The leader's answer to `count` commands.
+fn collect(outcomes: Vec<Outcome>, count: usize) -> Result<Replies, Refused> {
+    let mut all = Vec::with_capacity(count);
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Replies(replies) if all.len() + replies.replies.len() <= count => all.extend(from_message(replies)),
+            Outcome::Refusal(refusal) if all.is_empty() => return Err(refused(refusal)),
+            _ => return Err(Refused::Unknown("the leader's answer makes no sense".to_owned())),
         }
-        Ok(all)
-    };
-    let late = |_| Err(Refused::Unknown(format!("no answer within {:?}", limits::FORWARD_TIMEOUT)));
-    clock::timeout(limits::FORWARD_TIMEOUT, collect).await.unwrap_or_else(late)
+    }
+    Ok(all)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use pintle_base::clock;
-use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::answer::Outcome;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits;
@@ -158,13 +158,11 @@ pub(crate) async fn round_applied(node: &Node) -> Result<u64, ReadError> {
 }
 
 async fn ask(node: &Node, leader: u64) -> Result<u64, Refused> {
-    use pb::read_index_response::Outcome;
     let link = node.link(leader).ok_or(Refused::NotLeader(None))?;
-    let response = link.read_index().await.map_err(|status| Refused::Unknown(status.message().to_owned()))?;
-    match response.outcome {
+    match link.read_index().await.map_err(|status| Refused::Unknown(status.message().to_owned()))? {
         Some(Outcome::Index(index)) => Ok(index),
         Some(Outcome::Refusal(refusal)) => Err(refused(refusal)),
-        None => Err(Refused::Unknown("the leader's answer is empty".to_owned())),
+        _ => Err(Refused::Unknown("the leader's answer makes no sense".to_owned())),
     }
 }
 

@@ -125,9 +125,9 @@ fn from_entry(entry: pb::Entry) -> Result<Entry, WireError> {
     Ok(Entry { log_id, payload })
 }
 
-pub(crate) fn to_append(header: pb::Header, request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
+pub(crate) fn to_append(header: Option<pb::Header>, request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
     pb::AppendRequest {
-        header: Some(header),
+        header,
         vote: Some(to_vote(request.vote)),
         previous: request.prev_log_id.map(to_log_id),
         entries: request.entries.into_iter().map(to_entry).collect(),

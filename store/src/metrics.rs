@@ -3,7 +3,7 @@
 //! Two kinds: counters and histograms that are kept where something happens, and readings that are taken when somebody looks.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -94,7 +94,8 @@ pub(crate) struct Metrics {
     pub counters: Counters,
     /// Writes of applied entries to the state.
     committed: Histogram,
-    started: IntCounterVec,
+    /// By [`Call::at`].
+    calls: Vec<Calls>,
     handled: IntCounterVec,
     alarms: GaugeVec,
     readings: Vec<Gauge>,
@@ -149,11 +150,12 @@ impl Metrics {
             .set(1.0);
         registry.register(Box::new(ProcessCollector::for_self()))?;
         let call = ["grpc_type", "grpc_service", "grpc_method"];
+        let started = vector("grpc_server_started_total", "Calls that were begun.", &call)?;
         let answer = ["grpc_type", "grpc_service", "grpc_method", "grpc_code"];
         Ok(Self {
             counters: Counters::new(&registry)?,
             committed,
-            started: vector("grpc_server_started_total", "Calls that were begun.", &call)?,
+            calls: METHODS.iter().map(|method| Calls::new(&started, method)).collect(),
             handled: vector("grpc_server_handled_total", "Calls that were answered, by the answer's code.", &answer)?,
             alarms: gauges("etcd_debugging_server_alarms", "Alarms.", &["server_id", "alarm_type"])?,
             readings,
@@ -179,11 +181,20 @@ impl Metrics {
     }
 
     pub fn started(&self, call: Call) {
-        self.started.with_label_values(&[call.kind, call.service, call.method]).inc();
+        if let Some(calls) = self.calls.get(call.at) {
+            calls.started.inc();
+        }
     }
 
     pub fn handled(&self, call: Call, code: tonic::Code) {
-        self.handled.with_label_values(&[call.kind, call.service, call.method, code_name(code)]).inc();
+        let Some(Calls { well, .. }) = self.calls.get(call.at) else { return };
+        let Method { kind, service, method } = &METHODS[call.at];
+        let counter = |code| self.handled.with_label_values(&[*kind, service, method, code_name(code)]);
+        match code {
+            // Looking a counter up by its labels costs more than counting.
+            tonic::Code::Ok => well.get_or_init(|| counter(code)).inc(),
+            code => counter(code).inc(),
+        }
     }
 
     /// The text format, with the readings of now.
@@ -212,9 +223,8 @@ const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// A call of the protocol, as it is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Call {
-    kind: &'static str,
-    service: &'static str,
-    method: &'static str,
+    /// Its place in [`METHODS`].
+    at: usize,
 }
 
 impl Call {
@@ -224,8 +234,29 @@ impl Call {
     }
 }
 
-static CALLS: LazyLock<HashMap<String, Call>> = LazyLock::new(|| {
-    let Ok(pool) = prost_reflect::DescriptorPool::decode(pintle_proto::ETCD_DESCRIPTORS) else { return HashMap::new() };
+/// Counters of one method.
+struct Calls {
+    started: IntCounter,
+    /// Answered without an error; told of once there is one.
+    well: OnceLock<IntCounter>,
+}
+
+impl Calls {
+    fn new(started: &IntCounterVec, method: &Method) -> Self {
+        let Method { kind, service, method } = method;
+        Self { started: started.with_label_values(&[*kind, service, method]), well: OnceLock::new() }
+    }
+}
+
+struct Method {
+    kind: &'static str,
+    service: String,
+    method: String,
+}
+
+/// Every method of the protocol.
+static METHODS: LazyLock<Vec<Method>> = LazyLock::new(|| {
+    let Ok(pool) = prost_reflect::DescriptorPool::decode(pintle_proto::ETCD_DESCRIPTORS) else { return Vec::new() };
     let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
     methods
         .map(|method| {
@@ -236,12 +267,14 @@ static CALLS: LazyLock<HashMap<String, Call>> = LazyLock::new(|| {
                 (true, true) => "bidi_stream",
             };
             let service = method.parent_service().full_name().to_owned();
-            let name = method.name().to_owned();
-            // Once per process, a bounded number.
-            let call = Call { kind, service: service.clone().leak(), method: name.clone().leak() };
-            (format!("/{service}/{name}"), call)
+            Method { kind, service, method: method.name().to_owned() }
         })
         .collect()
+});
+
+static CALLS: LazyLock<HashMap<String, Call>> = LazyLock::new(|| {
+    let path = |(at, Method { service, method, .. }): (usize, &Method)| (format!("/{service}/{method}"), Call { at });
+    METHODS.iter().enumerate().map(path).collect()
 });
 
 /// Codes as gRPC's Go library prints them.

@@ -125,6 +125,55 @@ fn members_are_added_vote_once_they_have_caught_up_move_and_go() {
     assert_eq!(store.etcdctl_of(&[0, 1], &["put", "a", "3"]).ok(), "OK\n");
 }
 
+/// `pintle store member replace` at members 0 and 1; it is to end well.
+fn replacing(store: &Store, old: &str, new: &str, at: usize) -> std::thread::JoinHandle<String> {
+    let [first, second] = [0, 1].map(|at| format!("http://127.0.0.1:{}", store.members[at].client));
+    let urls = format!("--peer-urls=http://127.0.0.1:{}", store.members[at].peer);
+    let mut command = Command::new(pintle());
+    command.args(["store", &format!("--endpoints={first},{second}"), "member", "replace", old, new, &urls, "--wait=60s"]);
+    std::thread::spawn(move || ran(&mut command).ok())
+}
+
+#[test]
+fn a_lost_member_is_replaced_in_one_command_also_at_its_own_address() {
+    let mut store = Store::new(4);
+    store.founders = 3;
+    (0..3).for_each(|at| store.start(at, &[]));
+    store.until("it serves", || store.etcdctl_of(&[0, 1], &["put", "a", "1"]).code == 0);
+    store.until("all have names", || (0..3).all(|at| listed(&store, at).is_some_and(|one| one["name"] != Value::Null)));
+    store.signal(2, Signal::SIGKILL);
+    store.ended(2);
+
+    let unknown = [pintle().display().to_string(), "store".to_owned(), format!("--endpoints=http://127.0.0.1:{}", store.members[0].client)];
+    let unknown = ran(Command::new(&unknown[0]).args(&unknown[1..]).args(["member", "replace", "m9", "m3", "--peer-urls=http://a:1"]));
+    assert!(unknown.code != 0 && unknown.stderr.contains("no member m9"), "{unknown:?}");
+
+    let replaced = replacing(&store, "m2", "m3", 3);
+    store.until("the new one is added", || listed(&store, 3).is_some());
+    store.start(3, &[]);
+    let told = replaced.join().expect("it ends");
+    assert!(told.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\"") && told.contains(" replaced by "), "{told}");
+    assert!(listed(&store, 2).is_none(), "the old one is gone");
+    let new = listed(&store, 3).expect("the new one is there");
+    assert_eq!((&new["name"], &new["isLearner"]), (&json!("m3"), &Value::Null), "{new}");
+
+    // Its disk is lost, its address stays.
+    store.signal(3, Signal::SIGKILL);
+    store.ended(3);
+    std::fs::remove_dir_all(store.home.path().join("m3")).expect("lose the data");
+    let id = new["ID"].as_u64().expect("an id");
+    let replaced = replacing(&store, &format!("{id:x}"), "m3", 3);
+    store.until("it is added again", || listed(&store, 3).is_some_and(|one| one["ID"].as_u64() != Some(id)));
+    let cluster: Vec<String> =
+        [0, 1, 3].iter().map(|at| format!("m{at}=http://127.0.0.1:{}", store.members[*at].peer)).collect();
+    store.start(3, &[&format!("--initial-cluster={}", cluster.join(","))]);
+    replaced.join().expect("it ends");
+    // It votes: with it and one more there is a majority.
+    store.signal(0, Signal::SIGKILL);
+    store.ended(0);
+    store.until("two of three serve", || store.etcdctl_of(&[1, 3], &["put", "a", "2"]).code == 0);
+}
+
 #[test]
 fn nobody_whom_the_others_need_is_removed() {
     let mut store = Store::new(3);

@@ -28,7 +28,10 @@ use crate::transport::server::Service;
 use crate::transport::{Broken, ConnectError, PeerName};
 
 /// Calls without effect beyond the first time.
-const REPEATABLE: [&str; 5] = ["/Vote", "/Heartbeat", "/TransferLeader", "/ReadIndex", "/Probe"];
+const REPEATABLE: [&str; 3] = ["/Vote", "/TransferLeader", "/Probe"];
+
+/// Frames of one body that are on their way at once.
+const FRAMES_UNDER_WAY: usize = 64;
 
 /// How badly it behaves.
 #[derive(Clone, Copy, Debug)]
@@ -245,9 +248,20 @@ impl Way {
         Ok(http::Response::from_parts(parts, Body::new(StreamBody::new(back.carry(body)))))
     }
 
-    /// What the other end sees of a body: frame after frame, each after its way, until one is lost.
+    /// What the other end sees of a body: frame after frame in their order, each after its way, until one is lost. Frames are under way
+    /// at the same time: a slow way delays, it does not narrow.
     fn carry(self, body: Body) -> impl Stream<Item = Result<Frame<Bytes>, Status>> + Send + 'static {
-        stream::unfold(Some((self, BodyStream::new(body))), |state| async move {
+        let way = self.clone();
+        let frames = BodyStream::new(body).map(move |frame| {
+            let way = way.clone();
+            async move {
+                let frame = frame?;
+                let lost = |_| Status::unavailable("simulated: the connection is lost");
+                way.pass().await.map(|()| frame).map_err(lost)
+            }
+        });
+        let frames = Box::pin(frames.buffered(FRAMES_UNDER_WAY));
+        stream::unfold(Some((self, frames)), |state| async move {
             let (way, mut frames) = state?;
             let frame = tokio::select! {
                 biased;
@@ -255,10 +269,7 @@ impl Way {
                 frame = frames.next() => frame,
             };
             match frame? {
-                Ok(frame) => match way.pass().await {
-                    Ok(()) => Some((Ok(frame), Some((way, frames)))),
-                    Err(_) => Some((Err(Status::unavailable("simulated: the connection is lost")), None)),
-                },
+                Ok(frame) => Some((Ok(frame), Some((way, frames)))),
                 Err(status) => Some((Err(status), None)),
             }
         })

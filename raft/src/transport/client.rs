@@ -19,6 +19,8 @@ use parking_lot::Mutex;
 use pintle_base::backoff::Backoff;
 use pintle_base::clock;
 use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::answer::Outcome;
+use pintle_proto::raft_v1::ask::Question;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +32,7 @@ use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
 use super::Me;
+use super::exchange::Exchange;
 use super::tls::{self, Calling, ConnectError};
 use crate::core::{Record, Snapshot, TypeConfig, Vote};
 use crate::limits;
@@ -48,7 +51,7 @@ pub(crate) struct Broken(#[source] pub StdError);
 /// Makes connections to a peer. The only thing that knows what they are made of.
 pub(crate) type Dial = Arc<dyn Fn(&Record) -> Connection + Send + Sync>;
 
-type Client = ConsensusClient<Connection>;
+pub(super) type Client = ConsensusClient<Connection>;
 
 /// The connections to one peer.
 pub(crate) struct Link {
@@ -59,6 +62,9 @@ pub(crate) struct Link {
     control: Client,
     bulk: Client,
     snapshot: Client,
+    /// Over `control` and over `bulk`.
+    small: Exchange,
+    large: Exchange,
 }
 
 /// Connections to all peers. Use inside Raft's runtime only: it drives them.
@@ -82,14 +88,17 @@ impl Links {
         {
             return Arc::clone(link);
         }
+        let [control, bulk, snapshot] = std::array::from_fn(|_| client((self.dial)(peer)));
         let link = Arc::new(Link {
             me: self.me.clone(),
             id,
             name: peer.name.clone(),
             addr: peer.peer_addr.clone(),
-            control: client((self.dial)(peer)),
-            bulk: client((self.dial)(peer)),
-            snapshot: client((self.dial)(peer)),
+            small: Exchange::new(control.clone()),
+            large: Exchange::new(bulk.clone()),
+            control,
+            bulk,
+            snapshot,
         });
         links.insert(id, Arc::clone(&link));
         link
@@ -155,15 +164,27 @@ impl Link {
         self.me.header(self.id)
     }
 
-    /// The caller limits the time.
-    pub async fn propose(&self, commands: Vec<bytes::Bytes>) -> Result<Streaming<pb::ProposeResponse>, Status> {
-        let request = pb::ProposeRequest { header: Some(self.header()), commands };
-        self.bulk.clone().propose(request).await.map(tonic::Response::into_inner)
+    /// What the leader says to these commands, in one or several messages. The caller limits the time.
+    pub async fn propose(&self, commands: Vec<bytes::Bytes>) -> Result<Vec<Outcome>, Status> {
+        self.large.ask(|| self.header(), Question::Propose(pb::Commands { commands })).await
     }
 
-    pub async fn read_index(&self) -> Result<pb::ReadIndexResponse, Status> {
-        let request = pb::ReadIndexRequest { header: Some(self.header()) };
-        within(limits::FORWARD_TIMEOUT, self.control.clone().read_index(request)).await
+    pub async fn read_index(&self) -> Result<Option<Outcome>, Status> {
+        self.ask(limits::FORWARD_TIMEOUT, Question::ReadIndex(pb::Blank {})).await
+    }
+
+    async fn heartbeat(&self, limit: Duration, append: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
+        match self.ask(limit, Question::Heartbeat(append)).await? {
+            Some(Outcome::Appended(answer)) => Ok(answer),
+            Some(Outcome::Failed(reason)) => Err(Status::unavailable(reason)),
+            _ => Err(Status::internal("the answer to a heartbeat makes no sense")),
+        }
+    }
+
+    /// A question with one message for an answer.
+    async fn ask(&self, limit: Duration, question: Question) -> Result<Option<Outcome>, Status> {
+        let answer = async { self.small.ask(|| self.header(), question).await.map(tonic::Response::new) };
+        within(limit, answer).await.map(|mut outcomes| outcomes.pop())
     }
 
     pub async fn change(&self, change: pb::change_request::Change) -> Result<pb::ChangeResponse, Status> {
@@ -261,7 +282,7 @@ impl Network {
     {
         let header = self.link().header();
         let requests = input
-            .map(move |request| wire::to_append(header.clone(), request))
+            .map(move |request| wire::to_append(Some(header.clone()), request))
             .take(limits::STREAM_REQUESTS)
             .take_until(Box::pin(clock::sleep(limits::STREAM_AGE)));
         let mut bulk = self.link().bulk.clone();
@@ -292,10 +313,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
         let previous = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-        let request = wire::to_append(self.link().header(), rpc);
-        let mut control = self.link().control.clone();
-        let answer =
-            within(option.hard_ttl(), control.heartbeat(request)).await.map_err(|status| unreachable(&status))?;
+        let link = self.link();
+        let request = wire::to_append(None, rpc);
+        let answer = link.heartbeat(option.hard_ttl(), request).await.map_err(|status| unreachable(&status))?;
         match wire::from_appended(answer).map_err(|error| nonsense(&error))? {
             Ok(matched) if matched == last => Ok(AppendEntriesResponse::Success),
             Ok(matched) => Ok(AppendEntriesResponse::PartialSuccess(matched)),

@@ -1,7 +1,8 @@
 //! How members reach each other: gRPC over mutually authenticated TLS (D2, D7), or in plain text where that was asked for.
 //!
 //! To every peer there are up to three connections, each opened when first used: `control` (votes, heartbeats, read index),
-//! `bulk` (append streams, forwarded proposals) and `snapshot`; so bulk data cannot delay a heartbeat. HTTP/2 pings find a
+//! `bulk` (append streams, forwarded proposals) and `snapshot`; so bulk data cannot delay a heartbeat. What is asked often (heartbeats, read
+//! index, proposals) shares a stream per connection (`exchange`). HTTP/2 pings find a
 //! dead connection within two seconds; the next request opens a new one at once.
 //!
 //! Always holds: a message is acted upon only if it names this cluster, group and member. With named certificates also: its
@@ -9,6 +10,7 @@
 //! names the expected member.
 
 pub(crate) mod client;
+mod exchange;
 pub(crate) mod server;
 mod tls;
 

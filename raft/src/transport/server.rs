@@ -3,12 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use openraft::raft::{StreamAppendError, TransferLeaderError, TransferLeaderRequest};
 use parking_lot::Mutex;
 use pintle_base::clock;
 use pintle_proto::raft_v1 as pb;
+use pintle_proto::raft_v1::answer::Outcome;
+use pintle_proto::raft_v1::ask::Question;
 use pintle_proto::raft_v1::consensus_server::{Consensus, ConsensusServer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -52,7 +55,7 @@ pub(crate) async fn serve(
 
 /// What answers peers, however their requests arrive. Each must carry the [`PeerName`] of its sender.
 pub(crate) fn service(node: Arc<Node>) -> ConsensusServer<Service> {
-    ConsensusServer::new(Service { node, forwarded: Semaphore::new(limits::FORWARDED_IN_FLIGHT) })
+    ConsensusServer::new(Service { node, forwarded: Arc::new(Semaphore::new(limits::FORWARDED_IN_FLIGHT)) })
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .max_encoding_message_size(limits::MESSAGE_BYTES)
 }
@@ -94,7 +97,7 @@ async fn handshake(
 
 pub(crate) struct Service {
     node: Arc<Node>,
-    forwarded: Semaphore,
+    forwarded: Arc<Semaphore>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -124,7 +127,7 @@ impl Service {
 #[tonic::async_trait]
 impl Consensus for Service {
     type AppendStream = BoxStream<'static, Result<pb::AppendResponse, Status>>;
-    type ProposeStream = BoxStream<'static, Result<pb::ProposeResponse, Status>>;
+    type ExchangeStream = BoxStream<'static, Result<pb::Answer, Status>>;
 
     async fn append(&self, request: Request<Streaming<pb::AppendRequest>>) -> Answer<Self::AppendStream> {
         let peer = sender(&request)?;
@@ -146,21 +149,6 @@ impl Consensus for Service {
         });
         let end = stream::once(async move { refused.lock().take() }).filter_map(|status| async { status.map(Err) });
         Ok(Response::new(answers.chain(end).boxed()))
-    }
-
-    async fn heartbeat(&self, request: Request<pb::AppendRequest>) -> Answer<pb::AppendResponse> {
-        let request = self.check(request, |m| m.header.as_ref())?;
-        self.node.check_may_receive()?;
-        let append = wire::from_append(request).map_err(invalid)?;
-        let previous = append.prev_log_id;
-        let last = append.entries.last().map(|entry| entry.log_id).or(previous);
-        let response = self.node.raft.append_entries(append).await.map_err(stopped)?;
-        let result = match (response.is_conflict(), previous) {
-            (true, Some(previous)) => Err(StreamAppendError::<TypeConfig>::Conflict(previous)),
-            (true, None) => return Err(Status::internal("conflict before the first entry")),
-            (false, _) => response.into_stream_result(previous, last),
-        };
-        Ok(Response::new(wire::to_appended(result)))
     }
 
     async fn vote(&self, request: Request<pb::VoteRequest>) -> Answer<pb::VoteResponse> {
@@ -214,37 +202,21 @@ impl Consensus for Service {
         Ok(Response::new(pb::SnapshotResponse { vote: Some(wire::to_vote(response.vote)) }))
     }
 
-    async fn propose(&self, request: Request<pb::ProposeRequest>) -> Answer<Self::ProposeStream> {
-        use pb::propose_response::Outcome;
-        let request = self.check(request, |m| m.header.as_ref())?;
-        let commands = request.commands;
-        let bytes: usize = commands.iter().map(bytes::Bytes::len).sum();
-        let too_large =
-            bytes > limits::BATCH_BYTES.max(limits::COMMAND_BYTES) || commands.len() > limits::BATCH_COMMANDS;
-        let result = if commands.is_empty() || too_large {
-            Err(Refused::Invalid(format!("a batch of {} commands and {bytes} bytes", commands.len())))
-        } else {
-            match self.forwarded.try_acquire() {
-                Ok(_permit) => self.node.propose_as_leader(commands).await,
-                Err(_) => Err(Refused::Overloaded),
-            }
+    async fn exchange(&self, request: Request<Streaming<pb::Ask>>) -> Answer<Self::ExchangeStream> {
+        let peer = sender(&request)?;
+        let mut asks = request.into_inner();
+        let first = clock::timeout(limits::HELLO_TIMEOUT, asks.message());
+        let first = first.await.map_err(|_| Status::deadline_exceeded("no hello"))??;
+        let Some(pb::Ask { question: Some(Question::Hello(header)), .. }) = first else {
+            return Err(invalid(WireError::Missing("hello")));
         };
-        let outcomes = match result {
-            Ok(replies) => to_messages(replies).into_iter().map(Outcome::Replies).collect(),
-            Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
-        };
-        let messages = outcomes.into_iter().map(|outcome| Ok(pb::ProposeResponse { outcome: Some(outcome) }));
-        Ok(Response::new(stream::iter(messages).boxed()))
-    }
-
-    async fn read_index(&self, request: Request<pb::ReadIndexRequest>) -> Answer<pb::ReadIndexResponse> {
-        use pb::read_index_response::Outcome;
-        self.check(request, |m| m.header.as_ref())?;
-        let outcome = match self.node.read_index_as_leader().await {
-            Ok(index) => Outcome::Index(index),
-            Err(refused) => Outcome::Refusal(refusal(&refused)),
-        };
-        Ok(Response::new(pb::ReadIndexResponse { outcome: Some(outcome) }))
+        self.node.check_header(Some(&header), &peer)?;
+        let (node, forwarded) = (Arc::clone(&self.node), Arc::clone(&self.forwarded));
+        let answers = asks
+            .map(move |ask| answer(Arc::clone(&node), Arc::clone(&forwarded), ask))
+            .buffer_unordered(limits::ASKS_UNDER_WAY)
+            .flat_map(stream::iter);
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn change(&self, request: Request<pb::ChangeRequest>) -> Answer<pb::ChangeResponse> {
@@ -264,6 +236,61 @@ impl Consensus for Service {
         self.check(request, |m| m.header.as_ref())?;
         Ok(Response::new(fence::testimony(&self.node)))
     }
+}
+
+/// All messages that answer `ask`; an error ends the stream.
+async fn answer(
+    node: Arc<Node>,
+    forwarded: Arc<Semaphore>,
+    ask: Result<pb::Ask, Status>,
+) -> Vec<Result<pb::Answer, Status>> {
+    let (id, question) = match ask {
+        Ok(pb::Ask { id, question: Some(question) }) => (id, question),
+        Ok(pb::Ask { question: None, .. }) => return vec![Err(invalid(WireError::Missing("question")))],
+        Err(status) => return vec![Err(status)],
+    };
+    let outcomes = match question {
+        Question::Hello(_) => return vec![Err(Status::invalid_argument("a second hello"))],
+        Question::Heartbeat(append) => match heartbeat(&node, append).await {
+            Ok(answer) => vec![Outcome::Appended(answer)],
+            Err(status) => vec![Outcome::Failed(status.message().to_owned())],
+        },
+        Question::Propose(pb::Commands { commands }) => match propose(&node, &forwarded, commands).await {
+            Ok(replies) => to_messages(replies).into_iter().map(Outcome::Replies).collect(),
+            Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
+        },
+        Question::ReadIndex(pb::Blank {}) => match node.read_index_as_leader().await {
+            Ok(index) => vec![Outcome::Index(index)],
+            Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
+        },
+    };
+    let last = outcomes.len().saturating_sub(1);
+    let message = |(at, outcome)| Ok(pb::Answer { id, more: at < last, outcome: Some(outcome) });
+    outcomes.into_iter().enumerate().map(message).collect()
+}
+
+async fn heartbeat(node: &Node, append: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
+    node.check_may_receive()?;
+    let append = wire::from_append(append).map_err(invalid)?;
+    let previous = append.prev_log_id;
+    let last = append.entries.last().map(|entry| entry.log_id).or(previous);
+    let response = node.raft.append_entries(append).await.map_err(stopped)?;
+    let result = match (response.is_conflict(), previous) {
+        (true, Some(previous)) => Err(StreamAppendError::<TypeConfig>::Conflict(previous)),
+        (true, None) => return Err(Status::internal("conflict before the first entry")),
+        (false, _) => response.into_stream_result(previous, last),
+    };
+    Ok(wire::to_appended(result))
+}
+
+async fn propose(node: &Node, forwarded: &Semaphore, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Refused> {
+    let bytes: usize = commands.iter().map(Bytes::len).sum();
+    let too_large = bytes > limits::BATCH_BYTES.max(limits::COMMAND_BYTES) || commands.len() > limits::BATCH_COMMANDS;
+    if commands.is_empty() || too_large {
+        return Err(Refused::Invalid(format!("a batch of {} commands and {bytes} bytes", commands.len())));
+    }
+    let Ok(_permit) = forwarded.try_acquire() else { return Err(Refused::Overloaded) };
+    node.propose_as_leader(commands).await
 }
 
 async fn next_part(parts: &mut Streaming<pb::SnapshotChunk>) -> Result<Option<pb::snapshot_chunk::Part>, Status> {

@@ -6,6 +6,7 @@ use pintle_proto::etcdserverpb as e;
 use super::client::Client;
 use super::grammar::{AlarmCommand, DefragArgs, EndpointArgs, EndpointCommand, HashArgs, MemberCommand, Words};
 use super::print::{self, Answer, Format, Health};
+use super::replace::{self, Replacement};
 use super::{Context, Done, Failure, exactly, go, kv};
 
 pub async fn member(context: &Context, command: MemberCommand) -> Done {
@@ -13,6 +14,11 @@ pub async fn member(context: &Context, command: MemberCommand) -> Done {
         MemberCommand::Add { words, peer_urls, learner } => {
             let words: Vec<String> = words.iter().map(super::text).collect();
             add(context, &words, &peer_urls, learner).await
+        }
+        MemberCommand::Replace { words, peer_urls, wait } => {
+            let [old, name] = exactly(&words, "a member and the name of the one that takes its place are to be given")?;
+            let patience = go::duration(&wait).map_err(Failure::bad_args)?;
+            replace::run(context, &Replacement { old, name, peer_urls, patience }).await
         }
         MemberCommand::Remove(args) => {
             let id = member_id(&args.words)?;
@@ -46,7 +52,7 @@ fn member_id(words: &[std::ffi::OsString]) -> Result<u64, Failure> {
     go::hex(&id).map_err(|why| Failure::bad_args(format!("bad member ID arg ({why}), expecting ID in Hex")))
 }
 
-fn urls(text: &str) -> Result<Vec<String>, Failure> {
+pub fn urls(text: &str) -> Result<Vec<String>, Failure> {
     if text.is_empty() {
         return Err(Failure::bad_args("member peer urls not provided"));
     }
@@ -72,7 +78,12 @@ async fn add(context: &Context, words: &[String], peer_urls: &str, is_learner: b
     if context.printer.format != Format::Simple {
         return Ok(());
     }
-    let peers = answer.members.iter().flat_map(|member| {
+    print::out(format!("\n{}", started_with(&answer.members, id, name, peer_urls)))
+}
+
+/// The variables that the new member `id` of `members` is to be started with.
+pub fn started_with(members: &[e::Member], id: u64, name: &str, peer_urls: &str) -> String {
+    let peers = members.iter().flat_map(|member| {
         let name = if member.id == id { name } else { &member.name };
         member.peer_ur_ls.iter().map(move |url| format!("{name}={url}"))
     });
@@ -83,8 +94,7 @@ async fn add(context: &Context, words: &[String], peer_urls: &str, is_learner: b
         ("INITIAL_ADVERTISE_PEER_URLS", quoted(peer_urls)),
         ("INITIAL_CLUSTER_STATE", quoted("existing")),
     ];
-    let lines: String = lines.iter().map(|(name, value)| format!("ETCD_{name}={value}\n")).collect();
-    print::out(format!("\n{lines}"))
+    lines.iter().map(|(name, value)| format!("ETCD_{name}={value}\n")).collect()
 }
 
 pub async fn endpoint(context: &Context, args: EndpointArgs) -> Done {

@@ -347,6 +347,20 @@ pub enum MemberCommand {
     },
     /// Remove a member: remove ID
     Remove(Words),
+    /// Put a new member in a member's place: replace ID|NAME NEWNAME --peer-urls=URLS
+    ///
+    /// Adds the new member, says what it is to be started with, waits until it runs, has caught up and votes, and removes the old one.
+    /// Interrupted, the same command goes on where it was. A new member at the old one's address is possible if the old one is down.
+    Replace {
+        #[arg(value_name = "ID|NAME NEWNAME")]
+        words: Vec<OsString>,
+        /// Where the others reach the new member, separated by commas
+        #[arg(long, value_name = "URLS", default_value = "", hide_default_value = true)]
+        peer_urls: String,
+        /// How long to wait for the new member
+        #[arg(long, value_name = "DURATION", default_value = "10m")]
+        wait: String,
+    },
     /// Change where a member is reached: update ID --peer-urls=URLS
     Update {
         #[arg(value_name = "ID")]

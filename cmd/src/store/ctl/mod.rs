@@ -17,6 +17,7 @@ mod mirror;
 mod parse;
 mod password;
 pub mod print;
+mod replace;
 pub mod rpc;
 pub mod settings;
 mod snapshot;
