@@ -316,7 +316,9 @@ fn collect(outcomes: Vec<Outcome>, count: usize) -> Result<Replies, Refused> {
     let mut all = Vec::with_capacity(count);
     for outcome in outcomes {
         match outcome {
-            Outcome::Replies(replies) if all.len() + replies.replies.len() <= count => all.extend(from_message(replies)),
+            Outcome::Replies(replies) if all.len() + replies.replies.len() <= count => {
+                all.extend(from_message(replies))
+            }
             Outcome::Refusal(refusal) if all.is_empty() => return Err(refused(refusal)),
             _ => return Err(Refused::Unknown("the leader's answer makes no sense".to_owned())),
         }

@@ -256,7 +256,7 @@ mod tests {
             entries: vec![entry(5), entry(7)],
             leader_commit: None,
         };
-        let result = from_append(to_append(pb::Header::default(), request));
+        let result = from_append(to_append(Some(pb::Header::default()), request));
         assert_eq!(result.err(), Some(WireError::EntryOrder { want: 6, found: 7 }));
     }
 

@@ -3,8 +3,8 @@
 //! Two kinds: counters and histograms that are kept where something happens, and readings that are taken when somebody looks.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, OnceLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;

@@ -130,7 +130,16 @@ fn replacing(store: &Store, old: &str, new: &str, at: usize) -> std::thread::Joi
     let [first, second] = [0, 1].map(|at| format!("http://127.0.0.1:{}", store.members[at].client));
     let urls = format!("--peer-urls=http://127.0.0.1:{}", store.members[at].peer);
     let mut command = Command::new(pintle());
-    command.args(["store", &format!("--endpoints={first},{second}"), "member", "replace", old, new, &urls, "--wait=60s"]);
+    command.args([
+        "store",
+        &format!("--endpoints={first},{second}"),
+        "member",
+        "replace",
+        old,
+        new,
+        &urls,
+        "--wait=60s",
+    ]);
     std::thread::spawn(move || ran(&mut command).ok())
 }
 
@@ -144,8 +153,18 @@ fn a_lost_member_is_replaced_in_one_command_also_at_its_own_address() {
     store.signal(2, Signal::SIGKILL);
     store.ended(2);
 
-    let unknown = [pintle().display().to_string(), "store".to_owned(), format!("--endpoints=http://127.0.0.1:{}", store.members[0].client)];
-    let unknown = ran(Command::new(&unknown[0]).args(&unknown[1..]).args(["member", "replace", "m9", "m3", "--peer-urls=http://a:1"]));
+    let unknown = [
+        pintle().display().to_string(),
+        "store".to_owned(),
+        format!("--endpoints=http://127.0.0.1:{}", store.members[0].client),
+    ];
+    let unknown = ran(Command::new(&unknown[0]).args(&unknown[1..]).args([
+        "member",
+        "replace",
+        "m9",
+        "m3",
+        "--peer-urls=http://a:1",
+    ]));
     assert!(unknown.code != 0 && unknown.stderr.contains("no member m9"), "{unknown:?}");
 
     let replaced = replacing(&store, "m2", "m3", 3);

@@ -24,10 +24,10 @@ use pintle_proto::raft_v1::ask::Question;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::StdError;
 use tonic::transport::Endpoint;
-use tonic::{Status, Streaming};
 use tower::ServiceExt;
 use tower::util::BoxCloneSyncService;
 
