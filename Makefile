@@ -52,5 +52,6 @@ bench: build ## 500 simulated nodes with 5,000 pods; start of real pods; cost wh
 	scripts/bench
 
 ETCD ?= $(PINTLE_TOOLS)/sid/usr/bin/etcd
-bench-store: build ## The store against an etcd (ETCD=/path/to/etcd): throughput, latency, CPU, memory, goals
-	$(PINTLE) bench store --against $(ETCD) --svg docs/bench-store.svg
+BENCH_STORE ?=
+bench-store: build ## The store against an etcd (ETCD=/path/to/etcd, BENCH_STORE=--quick): every figure, goals, docs/BENCH.md
+	$(PINTLE) bench store --against $(ETCD) $(BENCH_STORE) --svg docs/bench-store.svg --markdown docs/BENCH.md

@@ -206,7 +206,9 @@ fn told(run: impl Future<Output = store::ctl::Done>, log_level: Option<String>) 
 fn run(cli: Cli) -> Result<()> {
     let daemon = matches!(cli.command, Command::Server(_) | Command::Agent(_));
     let balancer = matches!(cli.command, Command::Cluster(cluster::ClusterCommand::Balance(_)));
-    if !daemon && !balancer {
+    // A benchmark has processes to end and data to remove, whoever stops reading what it tells.
+    let bench = matches!(cli.command, Command::Bench(_));
+    if !daemon && !balancer && !bench {
         signals::end_with_the_reader();
     }
     let filter = cli.log_level.unwrap_or_else(|| if daemon { "info".to_owned() } else { "warn".to_owned() });

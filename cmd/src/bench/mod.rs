@@ -35,7 +35,7 @@ pub enum BenchCommand {
     /// Nothing happens: memory and CPU of each process, and whether anybody stood for election
     Idle(idle::Args),
     /// The store against an etcd, both started for it: throughput, latency, CPU and memory of each kind of request
-    Store(store::Args),
+    Store(Box<store::Args>),
 }
 
 pub async fn run(command: BenchCommand) -> Result<()> {
@@ -43,7 +43,7 @@ pub async fn run(command: BenchCommand) -> Result<()> {
         BenchCommand::Scale(args) => scale::run(args).await,
         BenchCommand::Pods(args) => pods::run(args).await,
         BenchCommand::Idle(args) => idle::run(args).await,
-        BenchCommand::Store(args) => store::run(args).await,
+        BenchCommand::Store(args) => store::run(*args).await,
     }
 }
 

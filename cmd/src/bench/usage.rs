@@ -38,6 +38,23 @@ pub fn ticks(pid: i32) -> Option<u64> {
     Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
 }
 
+/// The same in seconds; zero if it does not run.
+pub fn seconds(pid: i32) -> f64 {
+    #[allow(clippy::cast_precision_loss)] // ticks of a benchmark's minutes are far below 2^52
+    let ticks = ticks(pid).unwrap_or_default() as f64;
+    ticks / TICKS
+}
+
+/// Resident memory of a process in bytes, a page that others share counted by its part (PSS); and how much of it belongs to no file.
+pub fn share_of_memory(pid: i32) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let bytes = |name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some((bytes("Pss:")?, bytes("Pss_Anon:")?))
+}
+
 /// One line per process: memory, and CPU since `before` over `seconds`.
 pub fn lines(before: &[Usage], after: &[Usage], seconds: f64) -> String {
     let mut text = String::new();
@@ -66,6 +83,13 @@ fn share(before: &[Usage], usage: &Usage, seconds: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_of_this_process_is_its_own_and_mostly_no_file() {
+        let held = vec![1_u8; 64 << 20];
+        let (all, anonymous) = share_of_memory(i32::try_from(std::process::id()).expect("a pid")).expect("memory");
+        assert!(anonymous >= held.len() as u64 && all >= anonymous, "{all} {anonymous}");
+    }
 
     #[test]
     fn cpu_is_the_difference_of_two_moments() {

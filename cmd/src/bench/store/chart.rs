@@ -5,39 +5,51 @@
 
 use std::fmt::Write as _;
 
-/// What the ratio pintle/etcd of a measure has to be.
+use super::figures;
+
+/// What a measure has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Goal {
+    /// The ratio pintle/etcd.
     AtLeast(f64),
     AtMost(f64),
+    /// This store's own figure, whatever etcd's is.
+    OwnAtLeast(f64),
+    OwnAtMost(f64),
 }
 
 impl Goal {
-    pub fn met(self, ratio: f64) -> bool {
+    pub fn met(self, ours: f64, theirs: f64) -> bool {
         match self {
-            Self::AtLeast(goal) => ratio >= goal,
-            Self::AtMost(goal) => ratio <= goal,
+            Self::AtLeast(goal) => ours / theirs >= goal,
+            Self::AtMost(goal) => ours / theirs <= goal,
+            Self::OwnAtLeast(goal) => ours >= goal,
+            Self::OwnAtMost(goal) => ours <= goal,
         }
     }
 
     /// How many times better than etcd a ratio is: above 1 is better, below is worse.
     fn advantage(self, ratio: f64) -> f64 {
         match self {
-            Self::AtLeast(_) => ratio,
-            Self::AtMost(_) => 1.0 / ratio,
+            Self::AtLeast(_) | Self::OwnAtLeast(_) => ratio,
+            Self::AtMost(_) | Self::OwnAtMost(_) => 1.0 / ratio,
         }
     }
 
-    fn bound(self) -> f64 {
+    /// The ratio that would just do.
+    fn bound(self, theirs: f64) -> f64 {
         match self {
             Self::AtLeast(goal) | Self::AtMost(goal) => goal,
+            Self::OwnAtLeast(goal) | Self::OwnAtMost(goal) => goal / theirs,
         }
     }
 
-    fn text(self) -> String {
+    pub fn text(self) -> String {
         match self {
             Self::AtLeast(goal) => format!(">= {goal:.2}"),
             Self::AtMost(goal) => format!("<= {goal:.2}"),
+            Self::OwnAtLeast(goal) => format!("own >= {goal:.1}"),
+            Self::OwnAtMost(goal) => format!("own <= {goal:.1}"),
         }
     }
 }
@@ -52,29 +64,34 @@ pub struct Line {
 }
 
 impl Line {
-    /// Nothing when a figure is no figure: a ratio to zero says nothing.
     fn ratio(&self) -> Option<f64> {
-        let ratio = self.ours / self.theirs;
-        (ratio.is_finite() && ratio > 0.0).then_some(ratio)
+        figures::ratio(self.ours, self.theirs)
+    }
+
+    /// What is said of it: `met`, `missed`, or that a figure is no figure.
+    pub fn verdict(&self) -> &'static str {
+        match self.ratio() {
+            None => "not measured",
+            Some(_) if self.goal.met(self.ours, self.theirs) => "met",
+            Some(_) => "missed",
+        }
     }
 }
 
 pub fn table(lines: &[Line]) -> String {
-    let mut text = format!("{:<44} {:>10} {:>10} {:>7} {:>8}\n", "measure", "pintle", "etcd", "ratio", "goal");
+    let mut text = format!("{:<64} {:>10} {:>10} {:>7} {:>10}\n", "goal", "pintle", "etcd", "ratio", "goal");
     for line in lines {
-        let (ratio, met) = match line.ratio() {
-            Some(ratio) => (format!("{ratio:.2}"), if line.goal.met(ratio) { "met" } else { "missed" }),
-            None => ("-".to_owned(), "not measured"),
-        };
+        let ratio = line.ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
         let Line { label, ours, theirs, goal } = line;
-        let _ = writeln!(text, "{label:<44} {ours:>10.2} {theirs:>10.2} {ratio:>7} {:>8}  {met}", goal.text());
+        let (goal, verdict) = (goal.text(), line.verdict());
+        let _ = writeln!(text, "{label:<64} {ours:>10.2} {theirs:>10.2} {ratio:>7} {goal:>10}  {verdict}");
     }
     text
 }
 
 /// Where bars may lie, in pixels.
-const LEFT: f64 = 330.0;
-const WIDTH: f64 = 360.0;
+const LEFT: f64 = 430.0;
+const WIDTH: f64 = 330.0;
 const HEIGHT: f64 = 26.0;
 /// Bars end at this many times better, or worse.
 const MOST: f64 = 8.0;
@@ -95,7 +112,7 @@ pub fn svg(title: &str, lines: &[Line]) -> String {
     #[allow(clippy::cast_precision_loss)] // a few dozen lines
     let bottom = 60.0 + HEIGHT * lines.len() as f64;
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 900 {:.0}\" role=\"img\">\n{STYLE}\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 {:.0}\" role=\"img\">\n{STYLE}\
          <text x=\"8\" y=\"18\">{}</text>\n\
          <text x=\"8\" y=\"38\">right of the line: better than etcd; stroke: the goal; figures: pintle / etcd</text>\n",
         bottom + 10.0,
@@ -110,8 +127,8 @@ pub fn svg(title: &str, lines: &[Line]) -> String {
         };
         let end = place(line.goal.advantage(ratio));
         let (from, width) = (end.min(place(1.0)), (end - place(1.0)).abs());
-        let class = if line.goal.met(ratio) { "met" } else { "missed" };
-        let goal = place(line.goal.advantage(line.goal.bound()));
+        let class = line.verdict();
+        let goal = place(line.goal.advantage(line.goal.bound(line.theirs)));
         let _ = writeln!(
             text,
             "<rect class=\"{class}\" x=\"{from:.1}\" y=\"{:.0}\" width=\"{width:.1}\" height=\"16\"/>\
@@ -142,6 +159,8 @@ mod tests {
     #[test]
     fn a_goal_is_met_from_its_side() {
         let text = table(&[line(2.0, 1.0, Goal::AtLeast(2.0)), line(2.0, 1.0, Goal::AtMost(0.5))]);
+        let own = table(&[line(0.95, 0.5, Goal::OwnAtLeast(0.9)), line(1.2, 3.0, Goal::OwnAtMost(1.1))]);
+        assert!(own.contains(" met") && own.contains(" missed"), "{own}");
         let ends: Vec<&str> = text.lines().skip(1).filter_map(|line| line.split_whitespace().last()).collect();
         assert_eq!(ends, ["met", "missed"], "{text}");
     }
@@ -150,6 +169,8 @@ mod tests {
     fn less_is_drawn_to_the_right_where_less_is_better() {
         assert!(place(Goal::AtMost(0.5).advantage(0.25)) > place(1.0));
         assert!(place(Goal::AtLeast(2.0).advantage(0.25)) < place(1.0));
+        // A goal of our own lies where our figure would just do, beside etcd's.
+        assert!((Goal::OwnAtMost(1.1).advantage(Goal::OwnAtMost(1.1).bound(2.2)) - 2.0).abs() < 1e-9);
         assert!((place(1e9) - (LEFT + WIDTH)).abs() < 1e-6);
     }
 

@@ -1,254 +1,286 @@
-//! What clients do in a benchmark of the store: closed loops of one kind of request each, for a fixed time.
+//! What clients do in a benchmark of the store: loops of one kind of request each. A client waits for its answer before it asks
+//! again; as many clients as share a connection are one task.
+//!
+//! Always holds: an answer that is not what was asked for ends the measurement; both systems are asked by the same code.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use pintle_base::{clock, rng};
-use pintle_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
-use pintle_proto::etcdserverpb::kv_client::KvClient;
-use pintle_proto::etcdserverpb::lease_client::LeaseClient;
-use pintle_proto::etcdserverpb::request_op::Request as Op;
-use pintle_proto::etcdserverpb::response_op::Response as Answer;
-use pintle_proto::etcdserverpb::{
-    Compare, LeaseGrantRequest, LeaseKeepAliveRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
-};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+use pintle_base::clock::{self, Instant};
+use tokio::task::JoinSet;
 
-use super::watch;
+use super::figures::Sample;
+use super::progress::Progress;
+use super::requests::{Asker, Data, Fill, Workload};
+use super::wire::{Event, Messages, Wire};
 
-/// Answers may be large lists.
-const ANSWER_BYTES: usize = 1 << 30;
-/// Clients that share one connection at most.
+/// Clients that share one connection, unless that makes fewer connections than `CONNECTIONS_MIN`, as a kube-apiserver's callers do.
 const PER_CONNECTION: usize = 16;
+const CONNECTIONS_MIN: usize = 6;
+/// Whoever waits longer for an answer waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Clients that fill a store; each has a transaction of many keys on its way.
+const FILLERS: usize = 24;
 
-/// One kind of request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Workload {
-    /// Puts on random keys
-    Put,
-    /// Compare-and-put as a kube-apiserver updates
-    Txn,
-    /// Linearizable reads of one key
-    Get,
-    /// Serializable reads of one key
-    StaleGet,
-    /// Lists of 100 keys
-    #[value(name = "list-100")]
-    List100,
-    /// Lists of 10,000 keys
-    #[value(name = "list-10000")]
-    List10000,
-    /// Renewals of a lease of one's own
-    KeepAlive,
-    /// What a busy kube-apiserver does: updates, reads, lists, new keys
-    Mixed,
-    /// One event to so many watchers of its key: the time to the last of them
-    FanOut,
-}
-
-impl Workload {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::Txn => "txn",
-            Self::Get => "get",
-            Self::StaleGet => "stale-get",
-            Self::List100 => "list-100",
-            Self::List10000 => "list-10000",
-            Self::KeepAlive => "keep-alive",
-            Self::Mixed => "mixed",
-            Self::FanOut => "fan-out",
-        }
-    }
-}
-
-/// Keys and values of a benchmark.
-#[derive(Clone, Copy, Debug)]
-pub struct Data {
-    pub keys: u64,
-    pub value_bytes: usize,
-}
-
-fn key(number: u64) -> Bytes {
-    Bytes::from(format!("/bench/{number:010}"))
-}
-
-fn value(bytes: usize) -> Bytes {
-    let mut value = vec![0; bytes];
-    rng::fill(&mut value);
-    Bytes::from(value)
-}
-
-fn put(number: u64, data: Data) -> PutRequest {
-    PutRequest { key: key(number), value: value(data.value_bytes), ..PutRequest::default() }
-}
-
-/// Writes every key once.
-pub async fn fill(channels: &[Channel], data: Data) -> Result<()> {
-    let next = Arc::new(AtomicU64::new(0));
-    let mut tasks = tokio::task::JoinSet::new();
-    for channel in channels.iter().cycle().take(64) {
-        let (mut client, next) = (KvClient::new(channel.clone()), Arc::clone(&next));
-        tasks.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= data.keys {
-                    return anyhow::Ok(());
-                }
-                client.put(put(number, data)).await.context("fill the store")?;
-            }
-        });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended.context("a client panicked")??;
-    }
-    Ok(())
-}
-
-/// What the clients of one run saw.
+/// What the clients of one measurement saw.
 pub struct Seen {
-    pub latencies: Vec<Duration>,
+    pub samples: Vec<Sample>,
     pub elapsed: Duration,
 }
 
 /// How many connections `clients` clients use.
 pub fn connections(clients: usize) -> usize {
-    clients.div_ceil(PER_CONNECTION).clamp(clients.min(6), 64)
+    clients.div_ceil(PER_CONNECTION).max(CONNECTIONS_MIN.min(clients))
+}
+
+/// Clients at work until they are told to end.
+pub struct Running {
+    tasks: JoinSet<Result<Vec<Sample>>>,
+    over: Arc<AtomicBool>,
+    pub started: Instant,
+}
+
+impl Running {
+    /// Connects `clients` clients to `addresses` in turns and lets them go. With a `rate` they ask so often in a second all together,
+    /// or as often as they get answers, whichever is less.
+    pub async fn start(
+        workload: &Workload,
+        addresses: &[String],
+        clients: usize,
+        data: Data,
+        rate: Option<f64>,
+    ) -> Result<Self> {
+        let count = connections(clients);
+        let mut wires = Vec::with_capacity(count);
+        for address in addresses.iter().cycle().take(count) {
+            wires.push(Wire::connect(address).await?);
+        }
+        let (over, started) = (Arc::new(AtomicBool::new(false)), clock::now());
+        let pause = rate.map(|rate| Duration::from_secs_f64(clients as f64 / rate));
+        let mut tasks = JoinSet::new();
+        for (at, wire) in wires.into_iter().enumerate() {
+            // Those at the front have one more.
+            let here = clients / count + usize::from(at < clients % count);
+            let slots = (0..here).map(|slot| {
+                // Paced clients begin spread over the first pause.
+                let part = (slot * count + at) as f64 / clients as f64;
+                Slot::new(Asker::new(workload.clone(), data), started + pause.unwrap_or_default().mul_f64(part))
+            });
+            let slots = slots.collect();
+            tasks.spawn(
+                Connection { wire, slots, streams: HashMap::new(), started, pause, over: Arc::clone(&over) }.run(),
+            );
+        }
+        Ok(Self { tasks, over, started })
+    }
+
+    /// Lets them work for `time`; sooner if one of them fails.
+    pub async fn work(&mut self, time: Duration) -> Result<()> {
+        tokio::select! {
+            ended = self.tasks.join_next() => match ended {
+                Some(ended) => {
+                    ended.context("a client panicked")??;
+                    bail!("a client ended before its time");
+                }
+                None => bail!("there is no client"),
+            },
+            () = clock::sleep(time) => Ok(()),
+        }
+    }
+
+    /// Tells them to end, and waits for the answers on their way.
+    pub async fn end(mut self) -> Result<Seen> {
+        self.over.store(true, Ordering::Relaxed);
+        let mut samples = Vec::new();
+        let all = async {
+            while let Some(ended) = self.tasks.join_next().await {
+                samples.extend(ended.context("a client panicked")??);
+            }
+            anyhow::Ok(())
+        };
+        clock::timeout(PATIENCE, all).await.with_context(|| format!("no answer for {} s", PATIENCE.as_secs()))??;
+        if samples.is_empty() {
+            bail!("no request was answered in time");
+        }
+        Ok(Seen { samples, elapsed: self.started.elapsed() })
+    }
 }
 
 /// `clients` clients send one request after the other for `time`.
-pub async fn run(workload: Workload, channels: &[Channel], clients: usize, time: Duration, data: Data) -> Result<Seen> {
-    if workload == Workload::FanOut {
-        return watch::fan_out(channels, clients, time).await;
-    }
-    let started = clock::now();
-    let end = started + time;
-    let mut tasks = tokio::task::JoinSet::new();
-    for channel in channels.iter().cycle().take(clients) {
-        let channel = channel.clone();
-        tasks.spawn(async move {
-            if workload == Workload::KeepAlive {
-                return keep_alive(channel, end).await;
-            }
-            let mut client = KvClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
-            let mut latencies = Vec::new();
-            let mut revisions = std::collections::HashMap::new();
-            while clock::now() < end {
-                let began = clock::now();
-                one(workload, &mut client, data, &mut revisions).await?;
-                latencies.push(began.elapsed());
-            }
-            anyhow::Ok(latencies)
-        });
-    }
-    let mut latencies = Vec::new();
-    while let Some(ended) = tasks.join_next().await {
-        latencies.extend(ended.context("a client panicked")??);
-    }
-    if latencies.is_empty() {
-        bail!("no request ended in time");
-    }
-    Ok(Seen { latencies, elapsed: started.elapsed() })
-}
-
-async fn one(
-    workload: Workload,
-    client: &mut KvClient<Channel>,
+pub async fn run(
+    workload: &Workload,
+    addresses: &[String],
+    clients: usize,
+    time: Duration,
     data: Data,
-    revisions: &mut std::collections::HashMap<u64, i64>,
-) -> Result<()> {
-    let number = rng::u64() % data.keys;
-    match workload {
-        Workload::Put => drop(client.put(put(number, data)).await?),
-        Workload::Txn => update(client, number, data, revisions).await?,
-        Workload::Get | Workload::StaleGet => {
-            let serializable = workload == Workload::StaleGet;
-            let request = RangeRequest { key: key(number), serializable, ..RangeRequest::default() };
-            if client.range(request).await?.into_inner().kvs.len() != 1 {
-                bail!("a key is missing");
-            }
-        }
-        Workload::List100 => list(client, 100, data).await?,
-        Workload::List10000 => list(client, 10_000, data).await?,
-        Workload::Mixed => {
-            let kind = match rng::u64() % 100 {
-                0..60 => Workload::Txn,
-                60..85 => Workload::Get,
-                85..95 => Workload::List100,
-                _ => Workload::Put,
-            };
-            return Box::pin(one(kind, client, data, revisions)).await;
-        }
-        Workload::KeepAlive | Workload::FanOut => bail!("{} has loops of its own", workload.name()),
-    }
-    Ok(())
+) -> Result<Seen> {
+    let mut running = Running::start(workload, addresses, clients, data, None).await?;
+    running.work(time).await?;
+    running.end().await
 }
 
-/// Renews one lease again and again.
-async fn keep_alive(channel: Channel, end: clock::Instant) -> Result<Vec<Duration>> {
-    let mut client = LeaseClient::new(channel);
-    let id = client.lease_grant(LeaseGrantRequest { id: 0, ttl: 60 }).await?.into_inner().id;
-    let (asks, requests) = mpsc::channel(1);
-    let first = LeaseKeepAliveRequest { id };
-    asks.send(first).await?;
-    let mut answers = client.lease_keep_alive(ReceiverStream::new(requests)).await?.into_inner();
-    let mut latencies = Vec::new();
-    let mut began = clock::now();
+/// Writes every key of `data`, `passes` times over; says how far it is.
+pub async fn fill(addresses: &[String], data: Data, passes: u64, what: &str) -> Result<()> {
+    let next = Arc::new(AtomicU64::new(0));
+    let fill = Workload::Fill(Fill { next: Arc::clone(&next), items: data.keys * passes });
+    let mut running = Running::start(&fill, addresses, FILLERS, data, None).await?;
+    let mut progress = Progress::new(what, data.keys * passes);
     loop {
-        let answer = answers.message().await?.context("the stream of renewals ended")?;
-        if answer.ttl != 60 {
-            bail!("a lease was renewed to {} s", answer.ttl);
+        let ended = match clock::timeout(Duration::from_millis(100), running.tasks.join_next()).await {
+            Err(_) => {
+                progress.tell(next.load(Ordering::Relaxed).min(data.keys * passes));
+                continue;
+            }
+            Ok(ended) => ended,
+        };
+        match ended {
+            Some(ended) => drop(ended.context("a client panicked")?.with_context(|| what.to_owned())?),
+            None => break,
         }
-        latencies.push(began.elapsed());
-        if clock::now() >= end {
-            return Ok(latencies);
-        }
-        began = clock::now();
-        asks.send(LeaseKeepAliveRequest { id }).await?;
     }
-}
-
-/// If the key is still at the revision this client knows: put; else learn it.
-async fn update(
-    client: &mut KvClient<Channel>,
-    number: u64,
-    data: Data,
-    revisions: &mut std::collections::HashMap<u64, i64>,
-) -> Result<()> {
-    let known = revisions.get(&number).copied().unwrap_or(0);
-    let compare = Compare {
-        result: CompareResult::Equal.into(),
-        target: CompareTarget::Mod.into(),
-        key: key(number),
-        target_union: Some(TargetUnion::ModRevision(known)),
-        ..Compare::default()
-    };
-    let op = |request| RequestOp { request: Some(request) };
-    let request = TxnRequest {
-        compare: vec![compare],
-        success: vec![op(Op::RequestPut(put(number, data)))],
-        failure: vec![op(Op::RequestRange(RangeRequest { key: key(number), ..RangeRequest::default() }))],
-    };
-    let answer = client.txn(request).await?.into_inner();
-    let revision = match answer.responses.into_iter().next().and_then(|response| response.response) {
-        Some(Answer::ResponseRange(range)) => range.kvs.first().map_or(0, |kv| kv.mod_revision),
-        _ => answer.header.map_or(0, |header| header.revision),
-    };
-    revisions.insert(number, revision);
+    progress.end();
     Ok(())
 }
 
-async fn list(client: &mut KvClient<Channel>, limit: i64, data: Data) -> Result<()> {
-    let request =
-        RangeRequest { key: key(0), range_end: Bytes::from_static(b"/bench0"), limit, ..RangeRequest::default() };
-    let found = client.range(request).await?.into_inner().kvs.len();
-    if found as u64 != data.keys.min(limit.unsigned_abs()) {
-        bail!("a list has {found} keys");
+/// One client of a connection.
+struct Slot {
+    asker: Asker,
+    /// Asked, and not answered yet.
+    busy: bool,
+    /// Will not ask again.
+    done: bool,
+    began: Instant,
+    /// When a paced client asks next.
+    due: Instant,
+    /// Its stream, if that lasts longer than a request.
+    stream: Option<u32>,
+    messages: Messages,
+    answers: usize,
+}
+
+impl Slot {
+    fn new(asker: Asker, due: Instant) -> Self {
+        Self {
+            asker,
+            busy: false,
+            done: false,
+            began: due,
+            due,
+            stream: None,
+            messages: Messages::default(),
+            answers: 0,
+        }
     }
-    Ok(())
+}
+
+struct Connection {
+    wire: Wire,
+    slots: Vec<Slot>,
+    /// Whose a stream is.
+    streams: HashMap<u32, usize>,
+    started: Instant,
+    pause: Option<Duration>,
+    over: Arc<AtomicBool>,
+}
+
+impl Connection {
+    async fn run(mut self) -> Result<Vec<Sample>> {
+        let mut samples = Vec::new();
+        let mut message = Vec::new();
+        loop {
+            let now = clock::now();
+            let over = self.over.load(Ordering::Relaxed);
+            for at in 0..self.slots.len() {
+                if !self.slots[at].busy && !self.slots[at].done && (over || self.slots[at].due <= now) {
+                    self.ask(at, now, over, &mut message)?;
+                }
+            }
+            if self.slots.iter().all(|slot| slot.done) {
+                return Ok(samples);
+            }
+            let idle = self.slots.iter().filter(|slot| !slot.busy && !slot.done);
+            let due = idle.map(|slot| slot.due).min();
+            self.wire.turn(due).await?;
+            while let Some(event) = self.wire.event()? {
+                let Some(at) = self.heard(event)? else { continue };
+                let now = clock::now();
+                let slot = &mut self.slots[at];
+                slot.busy = false;
+                samples.push(Sample::new(now - self.started, now - slot.began));
+                match self.pause {
+                    None => slot.due = now,
+                    // Who is late asks at once and counts from when it should have.
+                    Some(pause) => slot.due += pause,
+                }
+                let over = self.over.load(Ordering::Relaxed);
+                if over || self.slots[at].due <= now {
+                    self.ask(at, now, over, &mut message)?;
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, at: usize, now: Instant, over: bool, message: &mut Vec<u8>) -> Result<()> {
+        let slot = &mut self.slots[at];
+        message.clear();
+        let call = if over { None } else { slot.asker.ask(message)? };
+        let Some(call) = call else {
+            slot.done = true;
+            return Ok(());
+        };
+        // Of a client that waited for its turn, the clock's grain is not the server's fault; the delay of one that is late is.
+        slot.began = if self.pause.is_some() && now - slot.due > GRAIN { slot.due } else { now };
+        slot.busy = true;
+        slot.answers = 0;
+        let stream = match slot.stream.filter(|_| call.stays) {
+            Some(stream) => stream,
+            None => {
+                let stream = self.wire.open(call.path);
+                self.streams.insert(stream, at);
+                slot.stream = call.stays.then_some(stream);
+                stream
+            }
+        };
+        self.wire.send(stream, message, !call.stays);
+        Ok(())
+    }
+
+    /// Whose request is answered by this.
+    fn heard(&mut self, event: Event) -> Result<Option<usize>> {
+        match event {
+            Event::Data { stream, bytes } => {
+                let Some(&at) = self.streams.get(&stream) else { return Ok(None) };
+                let Slot { asker, messages, answers, stream: lasting, .. } = &mut self.slots[at];
+                messages.take(&bytes, |message| {
+                    *answers += 1;
+                    asker.hear(message)
+                })?;
+                Ok((*lasting == Some(stream) && *answers > 0).then_some(at))
+            }
+            Event::Ended { stream } => {
+                let Some(at) = self.streams.remove(&stream) else { return Ok(None) };
+                let slot = &self.slots[at];
+                if slot.stream == Some(stream) || slot.answers != 1 {
+                    bail!("a request was refused: {}", slot.asker.name());
+                }
+                Ok(Some(at))
+            }
+        }
+    }
+}
+
+/// The runtime's timers are no finer.
+const GRAIN: Duration = Duration::from_millis(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_clients_have_connections_of_their_own_and_many_share_them() {
+        assert_eq!([1, 4, 64, 256, 1000].map(connections), [1, 4, 6, 16, 63]);
+    }
 }
