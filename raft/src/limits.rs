@@ -24,8 +24,17 @@ pub const BATCHES_WAITING: usize = 64;
 /// Batches of followers the leader works on at once: the bounds of each, with room for their retries.
 pub const FORWARDED_IN_FLIGHT: usize = 64;
 
-/// Commands waiting to be batched. Beyond it callers hear `Overloaded`.
+/// Commands waiting or in flight. Beyond it callers hear `Overloaded`.
 pub const PROPOSALS_WAITING: usize = 16 * 1024;
+
+/// Of these, commands of one flow: one who floods leaves room for others.
+pub const PROPOSALS_OF_FLOW: usize = 8 * 1024;
+
+/// Urgent commands beyond all others that wait: a member has about as many leases renewed in a second at most.
+pub const URGENT_WAITING: usize = 16 * 1024;
+
+/// What a command costs its flow beside its bytes: replicating and applying the smallest costs about as much as so many bytes.
+pub const PROPOSAL_COST: usize = 512;
 
 /// Bytes of commands waiting or in flight. Beyond it callers hear `Overloaded`.
 pub const PROPOSAL_BYTES: usize = 128 << 20;
