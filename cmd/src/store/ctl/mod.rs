@@ -17,9 +17,11 @@ mod mirror;
 mod parse;
 mod password;
 pub mod print;
+mod quota;
 pub mod rpc;
 pub mod settings;
 mod snapshot;
+mod top;
 mod txn;
 mod watch;
 
@@ -107,6 +109,8 @@ pub async fn run(globals: Globals, command: Command) -> Done {
         Command::User(command) => auth::user(&context, command).await,
         Command::Role(command) => auth::role(&context, command).await,
         Command::Check(command) => check::run(&context, command).await,
+        Command::Quota(command) => quota::run(&context, command).await,
+        Command::Top(args) => top::run(&context, args).await,
         Command::Version => version(),
     }
 }
