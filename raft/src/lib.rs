@@ -45,7 +45,7 @@ pub use fatal::Fatal;
 pub use machine::{Applied, Committed, LogId, Payload, Peer, StateMachine};
 pub use members::ChangeError;
 pub use node::Handle;
-pub use propose::ProposeError;
+pub use propose::{Lane, ProposeError};
 pub use read::ReadError;
 pub use start::{Options, Peering, StartError, Tls, start};
 pub use status::{PeerStatus, Role, Status};

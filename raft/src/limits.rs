@@ -31,8 +31,17 @@ pub const ASKS_UNDER_WAY: usize = 16;
 /// How long the first message of a peer's stream of questions may take.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Commands waiting to be batched. Beyond it callers hear `Overloaded`.
+/// Commands waiting or in flight. Beyond it callers hear `Overloaded`.
 pub const PROPOSALS_WAITING: usize = 16 * 1024;
+
+/// Of these, commands of one flow: one who floods leaves room for others.
+pub const PROPOSALS_OF_FLOW: usize = 8 * 1024;
+
+/// Urgent commands beyond all others that wait: a member has about as many leases renewed in a second at most.
+pub const URGENT_WAITING: usize = 16 * 1024;
+
+/// What a command costs its flow beside its bytes: replicating and applying the smallest costs about as much as so many bytes.
+pub const PROPOSAL_COST: usize = 512;
 
 /// Bytes of commands waiting or in flight. Beyond it callers hear `Overloaded`.
 pub const PROPOSAL_BYTES: usize = 128 << 20;

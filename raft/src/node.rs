@@ -25,7 +25,7 @@ use crate::limits;
 use crate::log::Shared;
 use crate::machine::Peer;
 use crate::members::{Change, ChangeError, change};
-use crate::propose::{Proposals, ProposeError};
+use crate::propose::{Lane, Proposals, ProposeError};
 use crate::read::{Confirmations, ReadError, Reads};
 use crate::snapshot::Snapshots;
 use crate::status::{Status, status};
@@ -353,7 +353,12 @@ impl Handle {
     /// # Errors
     /// All but [`ProposeError::Unknown`] mean that nothing was proposed.
     pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
-        self.proposals.propose(command).await
+        self.propose_in(Lane::Flow(0), command).await
+    }
+
+    /// [`Handle::propose`], with a say in what waits for what when there is more than goes at once.
+    pub async fn propose_in(&self, lane: Lane, command: Bytes) -> Result<Bytes, ProposeError> {
+        self.proposals.propose(command, lane).await
     }
 
     /// Returns once this member has applied everything that was committed anywhere before the call; with its index.

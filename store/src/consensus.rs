@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pintle_raft::{
-    Applied, ChangeError, Committed, Handle, LogId, Payload, Peer, ProposeError, ReadError, Role, StateMachine,
+    Applied, ChangeError, Committed, Handle, Lane, LogId, Payload, Peer, ProposeError, ReadError, Role, StateMachine,
 };
 
 use crate::machine::{Place, StoreMachine};
@@ -90,7 +90,7 @@ pub(crate) enum ChangeFailure {
 }
 
 pub(crate) trait Consensus: Send + Sync + 'static {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>>;
+    fn propose(&self, lane: Lane, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>>;
     /// Returns once this member has applied everything that was committed when it was called.
     fn read_index(&self) -> BoxFuture<'_, Result<(), ReadFailure>>;
     fn standing(&self) -> Standing;
@@ -99,8 +99,8 @@ pub(crate) trait Consensus: Send + Sync + 'static {
 }
 
 impl Consensus for Handle {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>> {
-        async move { Self::propose(self, command).await.map_err(|error| propose_failure(&error)) }.boxed()
+    fn propose(&self, lane: Lane, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>> {
+        async move { Self::propose_in(self, lane, command).await.map_err(|error| propose_failure(&error)) }.boxed()
     }
 
     fn read_index(&self) -> BoxFuture<'_, Result<(), ReadFailure>> {

@@ -43,6 +43,15 @@ pub enum StoreError {
     Overloaded,
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
+    /// A prefix would hold more than its quota.
+    #[error("etcdserver: quota exceeded: {what}")]
+    QuotaExceeded { what: String },
+    #[error("etcdserver: quota not found")]
+    QuotaNotFound,
+    #[error("etcdserver: too many quotas")]
+    TooManyQuotas,
+    #[error("etcdserver: quota is not understood: a prefix or user, and at least one limit, are needed")]
+    QuotaMalformed,
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
     #[error("etcdserver: member not found")]
@@ -113,20 +122,22 @@ impl StoreError {
             | Self::BadMemberUrls
             | Self::DowngradeFormat
             | Self::DowngradeTarget
+            | Self::QuotaMalformed
             | Self::Malformed => Code::InvalidArgument,
             Self::Compacted { .. } | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
-            Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
+            Self::LeaseNotFound | Self::MemberNotFound | Self::QuotaNotFound => Code::NotFound,
             Self::LeaseExists
             | Self::Fenced { .. }
             | Self::PeerUrlExists
             | Self::NoDowngrade
             | Self::TooManyLearners
+            | Self::TooManyQuotas
             | Self::NotLearner
             | Self::LearnerNotReady
             | Self::NotLeader
             | Self::BadLeaderTransferee
             | Self::Refused { .. } => Code::FailedPrecondition,
-            Self::Overloaded | Self::NoSpace => Code::ResourceExhausted,
+            Self::Overloaded | Self::NoSpace | Self::QuotaExceeded { .. } => Code::ResourceExhausted,
             Self::Corrupt => Code::DataLoss,
             Self::Unhealthy | Self::NoLeader | Self::Stopped | Self::Unknown | Self::ReadTimeout => Code::Unavailable,
             Self::Auth(error) => error.code(),
@@ -161,6 +172,9 @@ impl From<&Failure> for StoreError {
                 let failure = i32::try_from(failure.detail).ok().and_then(|number| AuthFailure::try_from(number).ok());
                 Self::Auth(AuthError(failure.unwrap_or_default()))
             }
+            Reason::Quota => Self::QuotaExceeded { what: failure.text.clone() },
+            Reason::QuotaUnknown => Self::QuotaNotFound,
+            Reason::TooManyQuotas => Self::TooManyQuotas,
             Reason::Unknown => Self::Unknown,
         }
     }
@@ -184,6 +198,12 @@ pub enum OpenError {
     },
     #[error("state directory {dir} contradicts itself: {reason}")]
     Contradiction { dir: String, reason: String },
+    #[error("open the audit log {file}")]
+    Audit {
+        file: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("open state in {dir}")]
     Engine {
         dir: String,

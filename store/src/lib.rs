@@ -10,6 +10,7 @@
 
 mod about;
 mod apply;
+mod audit;
 pub mod auth;
 pub mod bolt;
 mod calls;
@@ -24,12 +25,16 @@ pub mod limits;
 mod machine;
 mod metrics;
 pub mod mvcc;
+mod quota;
+mod readers;
 mod recipe;
 pub mod snapshot;
 mod store;
 mod tasks;
+mod top;
 pub mod watch;
 
+pub use audit::AuditOptions;
 pub use compaction::AutoCompaction;
 pub use consensus::{Member, Standing};
 pub use engine::EngineOptions;

@@ -70,8 +70,26 @@ pub const WATCHERS: usize = 200_000;
 pub const HISTORY_READERS: usize = 4;
 /// Answers waiting to be sent on one stream.
 pub const STREAM_ANSWERS: usize = 16;
-/// Large range reads that run at the same time on blocking threads.
+/// Large range reads under way, each with a view of the state and a part of its answer in memory; they take turns to run.
 pub const RANGE_READERS: usize = 8;
+/// Of these, reads of one flow (a user, or a connection): one who lists much leaves room for others.
+pub const RANGE_READERS_OF_FLOW: usize = 4;
+/// Range reads waiting for their turn, or for one of these places. Beyond it clients are told that there are too many requests.
+pub const RANGES_WAITING: usize = 10_000;
+/// Of these, reads of one flow.
+pub const RANGES_WAITING_OF_FLOW: usize = 2_500;
+/// What a range read does in one turn, in bytes of keys and values; about as long as [`SLICE`] where they lie in memory.
+pub const SLICE_BYTES: usize = 1 << 20;
+/// How long a turn lasts at most, give or take [`ROW_COST`] of work: what a small read waits for each list in front of it.
+pub const SLICE: Duration = Duration::from_millis(1);
+/// What a row costs beside its bytes: finding it takes as long as copying so many.
+pub const ROW_COST: u64 = 256;
+/// Answers of ranges from this size on are encoded where they were read, and sent piece by piece.
+pub const PIECES_FROM: usize = 64 << 10;
+/// What a key takes in an answer beside its key and value, about.
+pub const KV_OVERHEAD: usize = 24;
+/// Bytes of such a piece: one write to a connection.
+pub const PIECE_BYTES: usize = 64 << 10;
 /// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
 pub const SCRUB_ENTRIES: usize = 1000;
 /// Versions deleted per scrub write.
@@ -96,6 +114,32 @@ pub const SNAPSHOT_STALL: Duration = Duration::from_secs(60);
 pub const RESTORE_REVISION: i64 = i64::MAX / 2;
 /// Bytes written at once while a state is restored.
 pub const RESTORE_BATCH: usize = 4 << 20;
+/// Quotas of prefixes and users, all together: each that a key falls under costs its write a row of its own.
+pub const QUOTAS: usize = 1000;
+/// Longest prefix, or name of a user, that has a quota.
+pub const QUOTA_PREFIX_BYTES: usize = 1024;
+/// How often the leader looks for prefixes that are to be counted.
+pub const QUOTA_TICK: Duration = Duration::from_millis(200);
+/// Prefixes that are counted for `top`, about 200 bytes each; beyond it the least are counted with what is above them.
+pub const TOP_PREFIXES: usize = 8192;
+/// Parts of a prefix that is counted.
+pub const TOP_DEPTH: u32 = 4;
+/// Longest prefix that is counted.
+pub const TOP_PREFIX_BYTES: usize = 256;
+/// Prefixes in one answer.
+pub const TOP_ROWS: u32 = 1000;
+/// Nothing is counted any more once nobody has looked for so long.
+pub const TOP_IDLE: Duration = Duration::from_secs(60);
+/// Lines of the audit log that wait to be written: half a second of writes at full speed. Beyond it they are dropped, and counted.
+pub const AUDIT_LINES: usize = 8192;
+/// Bytes of these lines.
+pub const AUDIT_BYTES: usize = 16 << 20;
+/// Between two lines about what was dropped.
+pub const AUDIT_TELL: Duration = Duration::from_secs(1);
+/// Writes of one transaction in its line; more are only counted. The default most in one branch is half of it.
+pub const AUDIT_WRITES: usize = 256;
+/// Of a longer key a line has the beginning.
+pub const AUDIT_KEY_BYTES: usize = 1024;
 /// Client connections of one member.
 pub const CONNECTIONS: usize = 10_000;
 /// Streams of one HTTP/2 connection; etcd leaves it open, clients multiplex hundreds.

@@ -20,7 +20,7 @@ use crate::mvcc::record::{Version, encode_change, encode_checked};
 use crate::mvcc::view::{Source, View, Visit, attachment_key, lease_key};
 use crate::store::Shared;
 use crate::watch::Revision;
-use crate::{limits, metrics};
+use crate::{limits, metrics, quota};
 
 /// What is handed to Raft. Exactly one exists per [`crate::Store`].
 pub struct StoreMachine {
@@ -61,7 +61,7 @@ impl StoreMachine {
         let generation = self.shared.engine.current();
         let plan = {
             let base = Base { view: generation.view()?, heads: &self.heads };
-            apply::apply(&base, self.shared.auth.load_full(), place.term, commands)?
+            apply::apply(&base, self.shared.known(), place.term, commands)?
         };
         let (batch, began) = (batch(&generation, &plan, place, None)?, metrics::begin());
         generation.write(batch)?;
@@ -74,7 +74,7 @@ impl StoreMachine {
         let generation = self.shared.engine.current();
         let plan = {
             let base = Base { view: generation.view()?, heads: &self.heads };
-            apply::apply(&base, self.shared.auth.load_full(), place.term, &[])?
+            apply::apply(&base, self.shared.known(), place.term, &[])?
         };
         generation.write(batch(&generation, &plan, place, membership)?)?;
         self.publish(plan);
@@ -113,6 +113,7 @@ impl StoreMachine {
         counters.deletes.inc_by(plan.changes.len() as u64 - puts);
         counters.leases_revoked.inc_by(plan.leases.values().filter(|record| record.is_none()).count() as u64);
         drop(heads);
+        self.shared.top.wrote(&plan.changes);
         let revisions = Revision::group(std::mem::take(&mut plan.changes));
         self.shared.applied(&plan, revisions);
         plan.replies
@@ -158,6 +159,12 @@ fn batch(generation: &Generation, plan: &Plan, place: Place, membership: Option<
         batch.put_cf(meta, [EXPECTED_PREFIX, &id.to_be_bytes()].concat(), []);
     }
     for (key, row) in &plan.auth_rows {
+        match row {
+            Some(row) => batch.put_cf(meta, key, row),
+            None => batch.delete_cf(meta, key),
+        }
+    }
+    for (key, row) in quota::rows(&plan.quotas) {
         match row {
             Some(row) => batch.put_cf(meta, key, row),
             None => batch.delete_cf(meta, key),

@@ -55,6 +55,7 @@ counters! {
     leases_revoked = "etcd_debugging_lease_revoked_total", "Leases ended.";
     leases_renewed = "etcd_debugging_lease_renewed_total", "Renewals of leases asked of this member.";
     leases_expired = "etcd_debugging_server_lease_expired_total", "Leases that this member found over.";
+    audit_dropped = "pintle_store_audit_dropped_total", "Lines of the audit log that were dropped.";
     received = "etcd_network_client_grpc_received_bytes_total", "Bytes received from gRPC clients.";
     sent = "etcd_network_client_grpc_sent_bytes_total", "Bytes sent to gRPC clients.";
 }
@@ -278,7 +279,7 @@ static CALLS: LazyLock<HashMap<String, Call>> = LazyLock::new(|| {
 });
 
 /// Codes as gRPC's Go library prints them.
-fn code_name(code: tonic::Code) -> &'static str {
+pub(crate) fn code_name(code: tonic::Code) -> &'static str {
     match code {
         tonic::Code::Ok => "OK",
         tonic::Code::Cancelled => "Canceled",

@@ -9,24 +9,25 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures::Stream;
 use parking_lot::Mutex;
 use pintle_base::backoff::Backoff;
 use pintle_base::{clock, task};
 use pintle_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse,
+    ResponseHeader, TxnRequest, TxnResponse,
 };
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::failure::Reason;
 use pintle_proto::store_v1::reply::Outcome;
 use pintle_proto::store_v1::{AuthFailure, Caller, Command, Failure, Reply};
+use pintle_raft::Lane;
 use prost::Message;
 use tokio::sync::{Semaphore, watch};
 
 use crate::about::About;
-use crate::apply::{self, Plan};
-use crate::auth::{self, Actor, AuthError, AuthState, Grant, Passwords, TokenOptions, Tokens};
+use crate::apply::{self, Known, Plan};
+use crate::audit::{self, AuditLog, AuditOptions, Description, Entry};
+use crate::auth::{self, Actor, AuthError, AuthState, Grant, Passwords, Peer, TokenOptions, Tokens};
 use crate::compaction::AutoCompaction;
 use crate::consensus::{Consensus, ProposeFailure, ReadFailure, Standing};
 use crate::engine::{Engine, EngineOptions};
@@ -34,10 +35,12 @@ use crate::error::{OpenError, StoreError, WatchError};
 use crate::lease::LeaseTimes;
 use crate::machine::StoreMachine;
 use crate::metrics::{Held, Metrics};
-use crate::mvcc::key::Interval;
 use crate::mvcc::scrub::Scrub;
-use crate::mvcc::view::{Source, View};
-use crate::mvcc::{hash, range};
+use crate::mvcc::view::Source;
+use crate::quota::Quotas;
+use crate::quota::rates::Rates;
+use crate::readers::Readers;
+use crate::top::Top;
 use crate::watch::{Revision, WatchOptions, Watcher, Watches};
 use crate::{check, etcd, limits, tasks};
 
@@ -79,6 +82,8 @@ pub struct StoreOptions {
     pub scheme: &'static str,
     /// How logins are kept.
     pub tokens: TokenOptions,
+    /// Where writes of known clients are told; nowhere unless set.
+    pub audit: Option<AuditOptions>,
     /// bcrypt's cost of password hashes, 4 to 31: the work doubles with each step.
     pub bcrypt_cost: u32,
 }
@@ -105,6 +110,7 @@ impl Default for StoreOptions {
             hosts: Vec::new(),
             scheme: "https",
             tokens: TokenOptions::default(),
+            audit: None,
             bcrypt_cost: 10,
         }
     }
@@ -137,6 +143,8 @@ pub struct StoreStatus {
 pub struct Store {
     shared: Arc<Shared>,
     actor: Actor,
+    /// Where the actor is, if it came by a connection.
+    peer: Option<Peer>,
 }
 
 /// What handle, machine and tasks share.
@@ -147,6 +155,9 @@ pub(crate) struct Shared {
     pub about: About,
     pub metrics: Metrics,
     pub auth: ArcSwap<AuthState>,
+    pub quotas: ArcSwap<Quotas>,
+    pub rates: Rates,
+    pub top: Top,
     pub passwords: Passwords,
     pub tokens: Tokens,
     pub leadership: watch::Sender<Leadership>,
@@ -158,7 +169,8 @@ pub(crate) struct Shared {
     consensus: OnceLock<Arc<dyn Consensus>>,
     /// Tasks that outlive the request they belong to.
     group: OnceLock<task::Group>,
-    readers: Semaphore,
+    pub readers: Arc<Readers>,
+    audit: Option<AuditLog>,
     /// Room for snapshots that are being sent.
     pub snapshots: Arc<Semaphore>,
 }
@@ -173,6 +185,11 @@ impl Shared {
         if !plan.auth_rows.is_empty() {
             self.auth.store(Arc::clone(&plan.auth));
         }
+        if !plan.quotas.is_empty()
+            && let Some(now) = self.quotas.load().applied(&plan.quotas)
+        {
+            self.quotas.store(Arc::new(now));
+        }
         self.revision.store(plan.revision, Ordering::Release);
         let before = self.compacted.swap(plan.compacted, Ordering::AcqRel);
         self.watches.applied(revisions, plan.compacted);
@@ -186,6 +203,8 @@ impl Shared {
         let generation = self.engine.current();
         let view = generation.view()?;
         self.auth.store(Arc::new(view.auth()?)); // first: who may see it comes before what can be seen
+        self.quotas.store(Arc::new(view.quotas()?));
+        self.top.reset();
         self.leases.load(view.leases()?);
         self.about.load(view.alarms(), view.members()?, view.expected_voters()?);
         self.revision.store(view.revision(), Ordering::Release);
@@ -193,6 +212,11 @@ impl Shared {
         self.watches.replaced(view.revision(), view.compacted());
         self.scrub.wake();
         Ok(())
+    }
+
+    /// What applying goes by beside what is stored.
+    pub fn known(&self) -> Known {
+        Known { auth: self.auth.load_full(), quotas: self.quotas.load_full() }
     }
 
     /// Up to which revision history was removed here.
@@ -222,14 +246,23 @@ impl Store {
         let state = engine.current().state().map_err(failed)?;
         let scrub = Arc::new(Scrub::new());
         let thread = scrub.start(Arc::clone(&engine)).map_err(failed)?;
+        let metrics = Metrics::new(etcd::VERSION, etcd::CLUSTER_VERSION, options.member_id)
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let audit = options.audit.as_ref().map(|to| {
+            let opened = AuditLog::open(to, metrics.counters.audit_dropped.clone());
+            opened.map_err(|source| OpenError::Audit { file: to.file.display().to_string(), source })
+        });
         let shared = Arc::new(Shared {
             watches: Arc::new(Watches::new(Arc::clone(&engine), state.revision, state.compact_revision)),
             engine,
             leases: LeaseTimes::default(),
             about: About::default(),
-            metrics: Metrics::new(etcd::VERSION, etcd::CLUSTER_VERSION, options.member_id)
-                .map_err(|error| failed(io::Error::other(error)))?,
+            metrics,
+            audit: audit.transpose()?,
             auth: ArcSwap::default(),
+            quotas: ArcSwap::default(),
+            rates: Rates::default(),
+            top: Top::default(),
             passwords: Passwords::new(options.bcrypt_cost),
             tokens: Tokens::new(&options.tokens),
             leadership: watch::Sender::new(Leadership::default()),
@@ -240,11 +273,11 @@ impl Store {
             compacted: AtomicI64::new(state.compact_revision),
             consensus: OnceLock::new(),
             group: OnceLock::new(),
-            readers: Semaphore::new(limits::RANGE_READERS),
+            readers: Readers::start().map_err(failed)?,
             snapshots: Arc::new(Semaphore::new(limits::SNAPSHOTS)),
         });
         shared.reload().map_err(failed)?;
-        Ok((Self { shared: Arc::clone(&shared), actor: Actor::Member }, StoreMachine::new(shared)))
+        Ok((Self::own(Arc::clone(&shared)), StoreMachine::new(shared)))
     }
 
     /// Connects the store to its Raft member and starts what leaders do: lease expiry and compaction. Once.
@@ -265,6 +298,7 @@ impl Store {
         tasks::publish(self, group);
         tasks::promote_members(self, group);
         tasks::make_token_key(self, group);
+        tasks::count_quotas(self, group);
         let watches = Arc::clone(&self.shared.watches);
         let stopping = group.token();
         group.spawn("store-stop", async move {
@@ -273,9 +307,14 @@ impl Store {
         });
     }
 
+    /// A handle that acts for the member itself.
+    pub(crate) fn own(shared: Arc<Shared>) -> Self {
+        Self { shared, actor: Actor::Member, peer: None }
+    }
+
     /// A handle that acts for a client.
-    pub(crate) fn acting_for(&self, actor: Actor) -> Self {
-        Self { shared: Arc::clone(&self.shared), actor }
+    pub(crate) fn acting_for(&self, actor: Actor, peer: Option<Peer>) -> Self {
+        Self { shared: Arc::clone(&self.shared), actor, peer }
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -315,37 +354,6 @@ impl Store {
             Actor::User(caller) => caller,
         };
         Ok(may(&state.grant(caller)?)?)
-    }
-
-    /// Reads keys; linearizable unless the request says otherwise.
-    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        check::range(&request)?;
-        if !request.serializable {
-            self.barrier().await?;
-        }
-        let (judged, asked) = (self.auth(), Interval::new(&request.key, &request.range_end));
-        self.permitted(|grant| grant.read(&asked))?;
-        self.metrics().counters.ranges.inc();
-        let short = request.range_end.is_empty();
-        let mut answer = self.read(short, move |view| read_range(view, &request)).await?;
-        if !Arc::ptr_eq(&judged, &self.auth()) {
-            self.permitted(|grant| grant.read(&asked))?; // what was read may be newer than the verdict
-        }
-        self.fill(&mut answer.header);
-        Ok(answer)
-    }
-
-    /// Reads keys in bounded parts, all at the revision of the first. Only the last part has header, `more` and `count`.
-    pub async fn range_stream(
-        &self,
-        request: RangeRequest,
-    ) -> Result<impl Stream<Item = Result<RangeResponse, StoreError>> + Send + use<>, StoreError> {
-        check::range(&request)?;
-        if !request.serializable {
-            self.barrier().await?;
-        }
-        self.permitted(|grant| auth::access::judge_range(grant, &request))?;
-        Ok(crate::mvcc::stream::parts(self.clone(), request))
     }
 
     pub async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
@@ -405,15 +413,6 @@ impl Store {
     /// Opens a watch.
     pub fn watch(&self, options: WatchOptions) -> Result<Watcher, WatchError> {
         Watcher::new(&self.shared.watches, &options)
-    }
-
-    /// The CRC-32C of the key space up to `revision` (0: now; below: of nothing), as etcd computes it; with the revision it is of.
-    pub async fn hash_kv(&self, revision: i64) -> Result<(u32, i64), StoreError> {
-        self.read(false, move |view| {
-            let at = if revision < 0 { revision } else { readable(view, revision)? };
-            hash::hash_kv(view, at).map(|hash| (hash, at)).map_err(StoreError::storage)
-        })
-        .await
     }
 
     /// The revision applied on this member.
@@ -477,35 +476,9 @@ impl Store {
         Some(ResponseHeader { cluster_id, member_id, revision, raft_term: self.standing().term })
     }
 
-    /// Runs `read` on a consistent view: here if it is short, else on a blocking thread, a bounded number at a time.
-    pub(crate) async fn read<T, F>(&self, short: bool, read: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&View<'_>) -> Result<T, StoreError> + Send + 'static,
-    {
-        let generation = self.shared.engine.current();
-        let run = move || read(&generation.view().map_err(StoreError::storage)?);
-        if short {
-            return run();
-        }
-        let _permit = self.shared.readers.acquire().await.map_err(|_| StoreError::Stopped)?;
-        tokio::task::spawn_blocking(run).await.unwrap_or(Err(StoreError::Stopped))
-    }
-
-    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, StoreError> {
-        if !apply::is_serializable(&request) {
-            self.barrier().await?;
-        }
-        let anybody = matches!(self.actor, Actor::Anonymous) && auth::access::is_of_nothing(&request);
-        if !anybody {
-            self.permitted(|grant| auth::access::judge_read_txn(grant, &request))?;
-        }
-        let mut operations = request.success.iter().chain(&request.failure);
-        let short = request.compare.iter().all(|compare| compare.range_end.is_empty())
-            && operations.all(|operation| operation.encoded_len() < 512 && !has_end(operation));
-        let mut answer = self.read(short, move |view| run_read_txn(view, &request)).await?;
-        self.fill(&mut answer.header);
-        Ok(answer)
+    /// With whom the actor shares what the member can do.
+    pub(crate) fn flow(&self) -> u64 {
+        auth::flow(&self.actor, self.peer)
     }
 
     /// Waits for a read index, through elections, until the time is over.
@@ -552,8 +525,31 @@ impl Store {
         }
     }
 
+    /// Begins a line of the audit log, if there is one and whoever acts is a client that is asked who it is.
+    pub(crate) fn audit(&self, describe: impl FnOnce() -> Option<Description>) -> Option<Entry<'_>> {
+        let log = self.shared.audit.as_ref()?;
+        let asked = match &self.actor {
+            Actor::Member => false,
+            Actor::User(_) => true,
+            Actor::Anonymous | Actor::BadToken => self.shared.auth.load().enabled,
+        };
+        if asked { Some(log.begin(&self.actor, self.peer, describe()?)) } else { None }
+    }
+
     /// Proposes, and again while it is certain that nothing was logged; a lost answer is never asked for twice.
     pub(crate) async fn propose(&self, operation: Operation, fence: Option<u64>) -> Result<(Outcome, i64), StoreError> {
+        let entry = self.audit(|| audit::describe(&operation));
+        let answer = self.propose_for_actor(operation, fence).await;
+        if let Some(mut entry) = entry {
+            match &answer {
+                Ok((outcome, revision)) => entry.done(*revision, Some(outcome)),
+                Err(error) => entry.failed(error),
+            }
+        }
+        answer
+    }
+
+    async fn propose_for_actor(&self, operation: Operation, fence: Option<u64>) -> Result<(Outcome, i64), StoreError> {
         let caller = match &self.actor {
             Actor::Member => None,
             Actor::Anonymous => Some(Caller::default()),
@@ -563,25 +559,46 @@ impl Store {
                 Some(Caller::default())
             }
         };
+        let lane = self.lane(&operation);
         let command = Bytes::from(Command { fence, caller, operation: Some(operation) }.encode_to_vec());
         if command.len() > self.shared.options.request_bytes {
             return Err(StoreError::TooLarge);
         }
         let _pending = Held::new(&self.metrics().pending);
-        let answer = self.propose_until_answered(command).await;
+        let answer = self.propose_until_answered(lane, command).await;
         if answer.as_ref().is_err_and(|error| error.code() == tonic::Code::Unavailable) {
             self.metrics().counters.proposals_failed.inc();
         }
         answer
     }
 
-    async fn propose_until_answered(&self, command: Bytes) -> Result<(Outcome, i64), StoreError> {
+    /// What keeps leases and members going never waits behind data.
+    fn lane(&self, operation: &Operation) -> Lane {
+        match operation {
+            Operation::LeaseRenew(_)
+            | Operation::LeaseExpire(_)
+            | Operation::SetAlarm(_)
+            | Operation::Publish(_)
+            | Operation::ExpectVoter(_)
+            | Operation::Auth(_)
+            | Operation::Quota(_)
+            | Operation::QuotaCount(_) => Lane::Urgent,
+            Operation::Put(_)
+            | Operation::DeleteRange(_)
+            | Operation::Txn(_)
+            | Operation::Compact(_)
+            | Operation::LeaseGrant(_)
+            | Operation::LeaseRevoke(_) => Lane::Flow(self.flow()),
+        }
+    }
+
+    async fn propose_until_answered(&self, lane: Lane, command: Bytes) -> Result<(Outcome, i64), StoreError> {
         let consensus = self.shared.consensus()?;
         let deadline = clock::now() + self.shared.options.request_timeout;
         let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(100));
         loop {
             let left = deadline.saturating_duration_since(clock::now());
-            match clock::timeout(left, consensus.propose(command.clone())).await {
+            match clock::timeout(left, consensus.propose(lane, command.clone())).await {
                 Ok(Ok(reply)) => return read_reply(reply),
                 Ok(Err(ProposeFailure::NotSent)) => {
                     let delay = backoff.next_delay();
@@ -604,41 +621,6 @@ fn read_reply(reply: Bytes) -> Result<(Outcome, i64), StoreError> {
     match reply.outcome {
         Some(Outcome::Failure(failure)) => Err(StoreError::from(&failure)),
         Some(outcome) => Ok((outcome, reply.revision)),
-        None => Err(StoreError::from(&Failure { reason: Reason::Unknown.into(), detail: 0 })),
+        None => Err(StoreError::from(&Failure { reason: Reason::Unknown.into(), ..Failure::default() })),
     }
-}
-
-impl Store {
-    /// The header that goes with a view, for reads that made their own answer.
-    pub(crate) fn fill(&self, header: &mut Option<ResponseHeader>) {
-        let revision = header.map_or(0, |header| header.revision);
-        *header = self.header(revision);
-    }
-}
-
-fn read_range(view: &View<'_>, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
-    let at = readable(view, request.revision)?;
-    let mut response = range::read(view, request, at).map_err(StoreError::storage)?;
-    response.header = apply::header(view.revision());
-    Ok(response)
-}
-
-/// The revision to read at: the current one unless asked otherwise; refused if it is compacted or not there yet.
-pub(crate) fn readable(view: &View<'_>, revision: i64) -> Result<i64, StoreError> {
-    match revision {
-        ..=0 => Ok(view.revision()),
-        revision if revision > view.revision() => Err(StoreError::FutureRevision),
-        revision if revision < view.compacted() => Err(StoreError::Compacted { compact_revision: view.compacted() }),
-        revision => Ok(revision),
-    }
-}
-
-fn run_read_txn(view: &View<'_>, request: &TxnRequest) -> Result<TxnResponse, StoreError> {
-    let outcome = apply::read_txn(view, request).map_err(StoreError::storage)?;
-    outcome.map_err(|refusal| StoreError::from(&Failure { reason: refusal.reason.into(), detail: refusal.detail }))
-}
-
-fn has_end(operation: &pintle_proto::etcdserverpb::RequestOp) -> bool {
-    use pintle_proto::etcdserverpb::request_op::Request;
-    matches!(&operation.request, Some(Request::RequestRange(range)) if !range.range_end.is_empty())
 }

@@ -193,6 +193,28 @@ pub(crate) fn make_token_key(store: &Store, group: &task::Group) {
     });
 }
 
+/// Counts, on the leader, what was there when quotas were set.
+pub(crate) fn count_quotas(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    group.spawn_until_stopped("store-quotas", async move {
+        let mut ticker = clock::ticker(limits::QUOTA_TICK);
+        let leadership = store.leadership();
+        loop {
+            ticker.tick().await;
+            let now = *leadership.borrow();
+            if !now.leading {
+                continue;
+            }
+            for (prefix, since) in store.uncounted_quotas() {
+                match store.count_quota(prefix, since, now.term).await {
+                    Ok(()) | Err(StoreError::Fenced { .. }) => (),
+                    Err(error) => tracing::debug!(%error, "a quota's prefix was not counted, will retry"),
+                }
+            }
+        }
+    });
+}
+
 /// Makes this member's name and client URLs known, if they are not yet.
 pub(crate) fn publish(store: &Store, group: &task::Group) {
     let store = store.clone();

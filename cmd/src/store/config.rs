@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use pintle_store::AutoCompaction;
 use pintle_store::auth::{JwtOptions, TokenOptions};
+use pintle_store::{AuditOptions, AutoCompaction};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::flags::{Given, duration};
@@ -101,6 +101,7 @@ pub struct Config {
     pub max_learners: usize,
     pub tokens: TokenOptions,
     pub bcrypt_cost: u32,
+    pub audit: Option<AuditOptions>,
 }
 
 impl Config {
@@ -162,6 +163,7 @@ impl Config {
             max_learners: usize::try_from(given.number("max-learners")?)?,
             tokens: tokens(given)?,
             bcrypt_cost: bcrypt_cost(given)?,
+            audit: audit(given)?,
         })
     }
 
@@ -292,6 +294,15 @@ fn tokens(given: &Given) -> Result<TokenOptions> {
         }
         other => bail!("--auth-token: {other:?} is not known; `simple` and `jwt` are"),
     }
+}
+
+fn audit(given: &Given) -> Result<Option<AuditOptions>> {
+    let (max_bytes, max_files) = (given.number("audit-log-max-bytes")?, given.number("audit-log-max-files")?);
+    if max_bytes == 0 || max_files == 0 {
+        bail!("--audit-log-max-bytes and --audit-log-max-files: at least 1 is needed");
+    }
+    let max_files = usize::try_from(max_files)?;
+    Ok(given.some("audit-log").map(|file| AuditOptions { file: file.into(), max_bytes, max_files }))
 }
 
 fn bcrypt_cost(given: &Given) -> Result<u32> {

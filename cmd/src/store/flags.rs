@@ -56,8 +56,13 @@ const DISCOVERY: &str = "members are named by --initial-cluster, there is no dis
 const NOT_YET: &str = "not supported";
 
 /// Groups of flags as `--help` shows them.
-pub const GROUPS: &[(&str, &[Flag])] =
-    &[("Member", MEMBER), ("Cluster", CLUSTER), ("Security", SECURITY), ("Other", OTHER)];
+pub const GROUPS: &[(&str, &[Flag])] = &[
+    ("Member", MEMBER),
+    ("Cluster", CLUSTER),
+    ("Security", SECURITY),
+    ("Other", OTHER),
+    ("Of this store, unknown to etcd", OWN),
+];
 
 const MEMBER: &[Flag] = &[
     used("name", Kind::Text, "default", "name of this member"),
@@ -203,6 +208,13 @@ const OTHER: &[Flag] = &[
         "after the quorum was lost for good: go on as the only member, with all this one has; never start the others again",
     ),
     moot("unsafe-no-fsync", Kind::Switch, "what is acknowledged is always synced"),
+];
+
+/// What etcd does not have.
+const OWN: &[Flag] = &[
+    used("audit-log", Kind::Text, "", "file that is told of every write of a user, as lines of JSON; never of values"),
+    used("audit-log-max-bytes", Kind::Number, "67108864", "size from which that file is put aside"),
+    used("audit-log-max-files", Kind::Number, "10", "files of the audit log that are kept"),
 ];
 
 /// Blocks of the file and what their keys are called on the command line.

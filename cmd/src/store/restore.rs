@@ -112,10 +112,10 @@ fn config(args: &RestoreArgs) -> Result<Config> {
 }
 
 fn summary(config: &Config, restored: &Restored) -> String {
-    let Restored { revision, compact_revision, changes, keys, leases, users, roles, hash, .. } = restored;
+    let Restored { revision, compact_revision, changes, keys, leases, users, roles, quotas, hash, .. } = restored;
     let mut text = format!(
         "Restored into {}: revision {revision}, compacted at {compact_revision}, {keys} keys in {changes} changes, {leases} leases, \
-         {users} users, {roles} roles, hash {hash}\n",
+         {users} users, {roles} roles, {quotas} quotas, hash {hash}\n",
         config.data_dir.display()
     );
     if restored.without_lease > 0 {

@@ -119,6 +119,7 @@ async fn start(
         quota_bytes: config.quota_bytes,
         tokens: config.tokens.clone(),
         bcrypt_cost: config.bcrypt_cost,
+        audit: config.audit.clone(),
         ..StoreOptions::default()
     };
     let (store, machine) = Store::open(&config.data_dir.join(STATE_DIR), options).context("open the store")?;

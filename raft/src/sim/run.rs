@@ -21,6 +21,7 @@ use super::world::World;
 use crate::core::Entry;
 use crate::log::LogStore;
 use crate::machine::Peer;
+use crate::propose::Lane;
 
 const CLIENTS: u64 = 4;
 
@@ -122,7 +123,7 @@ impl Cluster {
     /// Appends through a member; true if that was acknowledged.
     pub async fn append(&self, at: &Running, value: String, patience: Duration) -> bool {
         let began = self.tick();
-        let answer = clock::timeout(patience, at.proposals.propose(Bytes::from(value.clone()))).await;
+        let answer = clock::timeout(patience, at.proposals.propose(Bytes::from(value.clone()), Lane::Flow(0))).await;
         let now = self.tick();
         let acknowledged = matches!(answer, Ok(Ok(_)));
         let (ended, seen) = match answer {

@@ -28,7 +28,9 @@ pub(super) fn refuses(alarms: &[Alarm], operation: &Operation) -> Option<Refusal
         | Operation::SetAlarm(_)
         | Operation::Publish(_)
         | Operation::ExpectVoter(_)
-        | Operation::Auth(_) => false,
+        | Operation::Auth(_)
+        | Operation::Quota(_)
+        | Operation::QuotaCount(_) => false,
     };
     if changes && raised(AlarmType::Corrupt) {
         return Some(Reason::Corrupt.into());

@@ -29,38 +29,59 @@ use crate::auth::{self, AuthState};
 use crate::limits;
 use crate::mvcc::key::Interval;
 use crate::mvcc::view::Source;
+use crate::quota::{Quotas, judge};
 
 /// A refusal: part of the answer, the same on every member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub reason: Reason,
     pub detail: i64,
+    /// For people.
+    pub text: String,
+}
+
+impl Refusal {
+    fn detailed(reason: Reason, detail: i64) -> Self {
+        Self { detail, ..reason.into() }
+    }
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
-        Self { reason, detail: 0 }
+        Self { reason, detail: 0, text: String::new() }
     }
 }
 
 impl From<AuthFailure> for Refusal {
     fn from(failure: AuthFailure) -> Self {
-        Self { reason: Reason::Auth, detail: i32::from(failure).into() }
+        Self::detailed(Reason::Auth, i32::from(failure).into())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(Refusal { reason, detail, text }: Refusal) -> Self {
+        Self { reason: reason.into(), detail, text }
     }
 }
 
 /// A command's outcome inside an I/O result: the outer error stops the process.
 pub(crate) type Applied<T> = io::Result<Result<T, Refusal>>;
 
+/// The part of the state that is kept in memory.
+pub(crate) struct Known {
+    pub auth: Arc<AuthState>,
+    pub quotas: Arc<Quotas>,
+}
+
 /// Plans every command of one entry of `term`, each on top of those before it.
-pub(crate) fn apply(base: &dyn Source, auth: Arc<AuthState>, term: u64, commands: &[Bytes]) -> io::Result<Plan> {
-    let mut overlay = Overlay::new(base, auth);
+pub(crate) fn apply(base: &dyn Source, known: Known, term: u64, commands: &[Bytes]) -> io::Result<Plan> {
+    let mut overlay = Overlay::new(base, known.auth, known.quotas);
     let mut replies = Vec::with_capacity(commands.len());
     for command in commands {
         overlay.begin();
         let outcome = match run(&mut overlay, term, command)? {
             Ok(outcome) => outcome,
-            Err(refusal) => Outcome::Failure(Failure { reason: refusal.reason.into(), detail: refusal.detail }),
+            Err(refusal) => Outcome::Failure(refusal.into()),
         };
         let reply = Reply { revision: overlay.revision(), outcome: Some(outcome) };
         replies.push(Bytes::from(reply.encode_to_vec()));
@@ -71,7 +92,7 @@ pub(crate) fn apply(base: &dyn Source, auth: Arc<AuthState>, term: u64, commands
 fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome> {
     let Ok(command) = Command::decode(command.clone()) else { return Ok(Err(Reason::Malformed.into())) };
     if command.fence.is_some_and(|fence| fence != term) {
-        return Ok(Err(Refusal { reason: Reason::Fenced, detail: term.cast_signed() }));
+        return Ok(Err(Refusal::detailed(Reason::Fenced, term.cast_signed())));
     }
     let Some(operation) = command.operation else { return Ok(Err(Reason::Malformed.into())) };
     if let Some(caller) = &command.caller
@@ -101,6 +122,14 @@ fn run(overlay: &mut Overlay<'_>, term: u64, command: &Bytes) -> Applied<Outcome
             Ok(Ok(Outcome::Answer(Bytes::new())))
         }
         Operation::Auth(change) => Ok(change_auth(overlay, &change)),
+        Operation::Quota(change) => {
+            let changed = overlay.change_quotas(|quotas, revision| quotas.change(&change, revision));
+            Ok(changed.map(|()| Outcome::Answer(Bytes::new())).map_err(Refusal::from))
+        }
+        Operation::QuotaCount(count) => {
+            overlay.change_quotas(|quotas, revision| quotas.counted(&count, revision));
+            Ok(Ok(Outcome::Answer(Bytes::new())))
+        }
     }
 }
 
@@ -135,6 +164,9 @@ fn put(overlay: &mut Overlay<'_>, request: &PutRequest) -> Applied<PutResponse> 
         return Ok(Err(Reason::LeaseNotFound.into()));
     }
     if let Err(refusal) = check_put(overlay, request)? {
+        return Ok(Err(refusal));
+    }
+    if let Err(refusal) = judge::put(overlay.quotas(), overlay, request)? {
         return Ok(Err(refusal));
     }
     do_put(overlay, request).map(Ok)
@@ -186,7 +218,7 @@ fn do_delete_range(overlay: &mut Overlay<'_>, request: &DeleteRangeRequest) -> i
 /// Raises the compact revision. What lies before it is unreadable from here on, whether scrubbed yet or not.
 fn compact(overlay: &mut Overlay<'_>, revision: i64) -> Applied<Outcome> {
     if revision <= overlay.compacted() {
-        return Ok(Err(Refusal { reason: Reason::Compacted, detail: overlay.compacted() }));
+        return Ok(Err(Refusal::detailed(Reason::Compacted, overlay.compacted())));
     }
     if revision > overlay.revision() {
         return Ok(Err(Reason::FutureRevision.into()));

@@ -14,6 +14,7 @@ use crate::auth::{AuthState, Rows};
 use crate::mvcc::key::Interval;
 use crate::mvcc::record::{Live, Row, Version};
 use crate::mvcc::view::{Source, Visit};
+use crate::quota::{self, Quotas, Size};
 
 /// One change of one key.
 #[derive(Clone, Debug)]
@@ -44,6 +45,8 @@ pub(crate) struct Plan {
     /// Users and roles, and their rows, if they changed.
     pub auth: Arc<AuthState>,
     pub auth_rows: Rows,
+    /// Quotas, and what is used of them, where that changed.
+    pub quotas: quota::Changes,
     /// One per command.
     pub replies: Vec<Bytes>,
 }
@@ -65,10 +68,11 @@ pub(crate) struct Overlay<'a> {
     expected: BTreeSet<u64>,
     auth: Arc<AuthState>,
     auth_rows: Rows,
+    quotas: quota::Planned,
 }
 
 impl<'a> Overlay<'a> {
-    pub fn new(base: &'a dyn Source, auth: Arc<AuthState>) -> Self {
+    pub fn new(base: &'a dyn Source, auth: Arc<AuthState>, quotas: Arc<Quotas>) -> Self {
         Self {
             base,
             revision: base.revision(),
@@ -84,6 +88,7 @@ impl<'a> Overlay<'a> {
             expected: BTreeSet::new(),
             auth,
             auth_rows: Rows::new(),
+            quotas: quota::Planned::new(quotas),
         }
     }
 
@@ -98,6 +103,8 @@ impl<'a> Overlay<'a> {
         let version = previous.as_ref().map_or(0, |kv| kv.version) + 1;
         let before = previous.as_ref().map_or(0, |kv| kv.lease);
         self.attach(&key, before, lease);
+        let gone = previous.as_ref().map_or(Size::default(), |kv| Size::of(&kv.key, &kv.value));
+        self.quotas.count(&key, Size::of(&key, &value) - gone);
         let live = Some(Live { created, version, lease, value });
         self.record(Change { key, version: Version { modified, sub, live }, previous });
     }
@@ -105,6 +112,7 @@ impl<'a> Overlay<'a> {
     pub fn delete(&mut self, previous: KeyValue) {
         let (modified, sub) = self.next_change();
         let key = previous.key.clone();
+        self.quotas.count(&key, Size::default() - Size::of(&key, &previous.value));
         self.attach(&key, previous.lease, 0);
         self.record(Change { key, version: Version { modified, sub, live: None }, previous: Some(previous) });
     }
@@ -144,6 +152,14 @@ impl<'a> Overlay<'a> {
         self.auth_rows.extend(rows);
     }
 
+    pub fn quotas(&self) -> &quota::Planned {
+        &self.quotas
+    }
+
+    pub fn change_quotas<T>(&mut self, change: impl FnOnce(&mut quota::Planned, i64) -> T) -> T {
+        change(&mut self.quotas, self.revision)
+    }
+
     /// What lives in `interval` now, in key order.
     pub fn living(&self, interval: &Interval) -> io::Result<Vec<KeyValue>> {
         let mut found = Vec::new();
@@ -167,6 +183,7 @@ impl<'a> Overlay<'a> {
             expected: self.expected,
             auth: self.auth,
             auth_rows: self.auth_rows,
+            quotas: self.quotas.into_changes(),
             replies,
         }
     }

@@ -21,6 +21,7 @@ use crate::mvcc::key::Interval;
 use crate::mvcc::range;
 use crate::mvcc::record::Row;
 use crate::mvcc::view::Source;
+use crate::quota::judge;
 
 /// Which branch each transaction of a tree takes, in the order in which they are met.
 struct Path {
@@ -143,7 +144,7 @@ fn satisfies(compare: &Compare, row: &Row<'_>) -> bool {
     }
 }
 
-/// Checks the branches taken, before anything is written: all puts, then all ranges.
+/// Checks the branches taken, before anything is written: all puts, then all ranges, then what quotas say to all of it.
 fn check(overlay: &Overlay<'_>, request: &TxnRequest, path: &mut Path) -> Applied<()> {
     let puts = check_each(request, path, &mut |operation| match operation {
         Request::RequestPut(put) => check_put(overlay, put),
@@ -153,10 +154,33 @@ fn check(overlay: &Overlay<'_>, request: &TxnRequest, path: &mut Path) -> Applie
         return Ok(puts);
     }
     path.next = 0;
-    check_each(request, path, &mut |operation| match operation {
+    let ranges = check_each(request, path, &mut |operation| match operation {
         Request::RequestRange(range) => Ok(check_range(overlay, range)),
         _ => Ok(Ok(())),
-    })
+    })?;
+    if ranges.is_err() || overlay.quotas().is_empty() {
+        return Ok(ranges);
+    }
+    path.next = 0;
+    let (mut puts, mut deletes) = (Vec::new(), Vec::new());
+    taken(request, path, &mut |operation| match operation {
+        Request::RequestPut(put) => puts.push(put),
+        Request::RequestDeleteRange(delete) => deletes.push(Interval::new(&delete.key, &delete.range_end)),
+        _ => (),
+    });
+    judge::together(overlay.quotas(), overlay, &puts, &deletes)
+}
+
+/// Visits the operations of the branches taken.
+fn taken<'a>(request: &'a TxnRequest, path: &mut Path, visit: &mut dyn FnMut(&'a Request)) {
+    let succeeded = path.take();
+    for operation in branch(request, succeeded) {
+        match &operation.request {
+            Some(Request::RequestTxn(nested)) => taken(nested, path, visit),
+            Some(other) => visit(other),
+            None => (),
+        }
+    }
 }
 
 /// Goes through the operations of the branches taken, until one is refused.
@@ -183,7 +207,7 @@ fn check_range(source: &dyn Source, range: &RangeRequest) -> Result<(), Refusal>
     match range.revision {
         0 => Ok(()),
         revision if revision > source.revision() => Err(Reason::FutureRevision.into()),
-        revision if revision < first => Err(Refusal { reason: Reason::Compacted, detail: compacted }),
+        revision if revision < first => Err(Refusal::detailed(Reason::Compacted, compacted)),
         _ => Ok(()),
     }
 }

@@ -48,11 +48,13 @@ pub(crate) fn judge(state: &AuthState, caller: &Caller, operation: &Operation, s
         Operation::LeaseRevoke(id) | Operation::LeaseRenew(id) => all.push(Access::WriteLease(*id)),
         // Any user may have leases.
         Operation::LeaseGrant(_) => (),
-        // Clients ask for none of the last two.
+        // Clients ask for none of the last three.
         Operation::Compact(_)
         | Operation::SetAlarm(_)
         | Operation::ExpectVoter(_)
         | Operation::Auth(_)
+        | Operation::Quota(_)
+        | Operation::QuotaCount(_)
         | Operation::LeaseExpire(_)
         | Operation::Publish(_) => return Ok(grant.administer()),
     }

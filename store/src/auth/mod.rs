@@ -22,6 +22,8 @@ pub(crate) use self::state::{AuthState, Grant, HEAD_KEY, PREFIX, ROLE_PREFIX, Ro
 pub use self::token::TokenOptions;
 pub(crate) use self::token::Tokens;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pintle_proto::store_v1::Caller;
@@ -37,4 +39,25 @@ pub(crate) enum Actor {
     /// For a client whose token is not valid, or not any more.
     BadToken,
     User(Arc<Caller>),
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// Counts connections, from 1 on.
+    pub connection: u64,
+    pub address: SocketAddr,
+}
+
+/// Among whom what the member can do is shared out: users, and connections of those who are none. 0 is the member itself.
+pub(crate) fn flow(actor: &Actor, peer: Option<Peer>) -> u64 {
+    const OF_USER: u64 = 1 << 63;
+    match actor {
+        Actor::User(caller) => {
+            let mut hasher = DefaultHasher::new();
+            caller.name.hash(&mut hasher);
+            hasher.finish() | OF_USER
+        }
+        Actor::Member | Actor::Anonymous | Actor::BadToken => peer.map_or(0, |peer| peer.connection),
+    }
 }

@@ -6,6 +6,7 @@ use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::{Alarm, MemberAttributes, SetAlarm};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
+use crate::audit::describe_member;
 use crate::consensus::{ChangeFailure, Member, MemberChange};
 use crate::error::StoreError;
 use crate::limits;
@@ -102,6 +103,18 @@ impl Store {
     }
 
     async fn change(&self, change: MemberChange) -> Result<(), StoreError> {
+        let entry = self.audit(|| describe_member(&change));
+        let changed = self.try_to_change(change).await;
+        if let Some(mut entry) = entry {
+            match &changed {
+                Ok(()) => entry.done(self.revision(), None),
+                Err(error) => entry.failed(error),
+            }
+        }
+        changed
+    }
+
+    async fn try_to_change(&self, change: MemberChange) -> Result<(), StoreError> {
         let consensus = self.shared().consensus()?;
         match clock::timeout(self.shared().options.request_timeout, consensus.change(change)).await {
             Ok(Ok(())) => Ok(()),

@@ -11,7 +11,8 @@ use pintle_proto::store_v1::reply::Outcome;
 
 use crate::error::StoreError;
 use crate::mvcc::key::Interval;
-use crate::mvcc::view::{Source, View};
+use crate::mvcc::view::Source;
+use crate::readers::Reading;
 use crate::store::Store;
 use crate::{check, limits};
 
@@ -89,9 +90,9 @@ impl Store {
         let ids = self.shared().leases.ids();
         if let Some(grant) = asked {
             let ids = ids.clone();
-            let all_readable = move |view: &View<'_>| {
-                for id in ids {
-                    for key in view.lease_keys(id).map_err(StoreError::storage)? {
+            let all_readable = move |view: &Reading<'_>| {
+                for id in &ids {
+                    for key in view.lease_keys(*id).map_err(StoreError::storage)? {
                         grant.read(&Interval::Key(key))?;
                     }
                 }

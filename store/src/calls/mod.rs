@@ -1,4 +1,6 @@
-//! Calls on a [`crate::Store`] beside those on keys: leases, members, alarms. (Users and roles: [`crate::auth`].)
+//! Calls on a [`crate::Store`]: reads, leases, members, alarms, quotas. (Users and roles: [`crate::auth`].)
 
 mod cluster;
 mod lease;
+mod quota;
+pub(crate) mod read;

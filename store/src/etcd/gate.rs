@@ -14,8 +14,12 @@ use pintle_proto::store_v1::Caller;
 use tonic::Status;
 use tower::{Layer, Service};
 
+use super::toll::{self, Paying};
+
+use crate::audit::Description;
 use crate::auth::{Actor, Grant};
 use crate::error::StoreError;
+use crate::quota::rates::Account;
 use crate::store::Store;
 
 /// What a call asks of its caller while authentication is on.
@@ -86,7 +90,7 @@ where
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, Infallible>>>;
+    type Future = Either<Either<S::Future, Paying<S::Future>>, Ready<Result<Response<Body>, Infallible>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -95,19 +99,49 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         // Nobody is asked while authentication is off: then this is one load of a pointer.
         if self.store.auth().enabled {
-            let actor = actor(&self.store, &request);
-            if let Err(error) = admit(&self.store.acting_for(actor.clone()), request.uri().path()) {
+            let (actor, peer) = (actor(&self.store, &request), request.extensions().get().copied());
+            let (acting, path) = (self.store.acting_for(actor.clone(), peer), request.uri().path());
+            if let Err(error) = admit(&acting, path) {
+                let method = path.rsplit('/').next().unwrap_or_default();
+                let entry = acting.audit(|| (!READS.contains(&method)).then(|| Description::of_call(method)));
+                entry.into_iter().for_each(|mut entry| entry.failed(&error));
                 return Either::Right(ready(Ok(Status::from(error).into_http())));
             }
+            let account = self.store.charge(&actor, path);
             request.extensions_mut().insert(actor);
+            match account {
+                Ok(None) => (),
+                Ok(Some(account)) => {
+                    let answer = self.inner.call(toll::paid(request, &account));
+                    return Either::Left(Either::Right(Paying::new(answer, account)));
+                }
+                Err(error) => return Either::Right(ready(Ok(Status::from(error).into_http()))),
+            }
         }
-        Either::Left(self.inner.call(request))
+        Either::Left(Either::Left(self.inner.call(request)))
     }
 }
+
+/// Calls of administrators that change nothing: the audit log is not told of them.
+const READS: [&str; 9] =
+    ["Status", "Hash", "HashKV", "Snapshot", "AuthStatus", "UserList", "RoleList", "QuotaList", "Top"];
 
 /// Services whose every call is judged by the store.
 const JUDGED_LATER: [&str; 4] =
     ["/etcdserverpb.KV/", "/etcdserverpb.Watch/", "/v3lockpb.Lock/", "/v3electionpb.Election/"];
+
+/// Calls that a user's rate does not stop: without them it would lose what it has.
+const UNLIMITED: [&str; 2] = ["/etcdserverpb.Lease/LeaseKeepAlive", "/etcdserverpb.Auth/Authenticate"];
+
+impl Store {
+    /// Who pays for a call, where its user may do only so much.
+    fn charge(&self, actor: &Actor, path: &str) -> Result<Option<Arc<Account>>, StoreError> {
+        let quotas = self.shared().quotas.load();
+        let Actor::User(caller) = actor else { return Ok(None) };
+        let Some(quota) = quotas.user(&caller.name).filter(|_| !UNLIMITED.contains(&path)) else { return Ok(None) };
+        self.shared().rates.admit(quota).map(Some).ok_or(StoreError::Overloaded)
+    }
+}
 
 fn admit(store: &Store, path: &str) -> Result<(), StoreError> {
     match rule(path) {
@@ -189,6 +223,9 @@ mod tests {
         );
         assert_eq!(root.len(), 26, "{root:?}");
         assert!(root.contains(&"KV/Compact".to_owned()) && root.contains(&"Maintenance/Snapshot".to_owned()));
+        for method in ["QuotaSet", "QuotaRemove", "QuotaList", "Top"] {
+            assert_eq!(rule(&format!("/pintle.store.v1.Operations/{method}")), Rule::Root);
+        }
         assert_eq!(rule("/new.Service/Call"), Rule::Root);
         assert_eq!(rule(""), Rule::Root);
     }

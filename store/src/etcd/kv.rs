@@ -12,6 +12,7 @@ use pintle_proto::etcdserverpb::{
 use tonic::{Request, Response, Status};
 
 use super::{acting, require_leader, require_voter};
+use crate::mvcc::pieces::RangeAnswer;
 use crate::mvcc::range::has_filters;
 use crate::store::Store;
 
@@ -39,7 +40,15 @@ impl Kv {
 impl KvService for Kv {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.admit_read(&request)?;
-        Ok(Response::new(acting(&self.store, &request).range(request.into_inner()).await?))
+        Ok(match acting(&self.store, &request).range_encoded(request.into_inner()).await? {
+            RangeAnswer::Whole(answer) => Response::new(answer),
+            RangeAnswer::Pieces(pieces) => {
+                // Takes the place of the empty answer on its way out.
+                let mut response = Response::new(RangeResponse::default());
+                response.extensions_mut().insert(pieces);
+                response
+            }
+        })
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tonic::Code;
 use tower::{Layer, Service};
 
-use super::oversized;
+use super::{oversized, pieces};
 use crate::metrics::Call;
 use crate::store::Store;
 
@@ -100,7 +100,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.inner.poll(context));
-        let response = oversized::reworded(response);
+        let response = pieces::unpacked(oversized::reworded(response));
         let Some(mut ending) = this.ending.take() else { return Poll::Ready(Ok(response)) };
         ending.tell(response.headers()); // refused without a body
         Poll::Ready(Ok(response.map(|body| Body::new(Sent { body, ending }))))

@@ -16,8 +16,11 @@ mod lease;
 mod lock;
 mod maintenance;
 mod meter;
+mod operations;
 mod oversized;
+mod pieces;
 mod serve;
+mod toll;
 mod watch;
 
 use pintle_proto::etcdserverpb::auth_server::AuthServer;
@@ -26,6 +29,7 @@ use pintle_proto::etcdserverpb::kv_server::KvServer;
 use pintle_proto::etcdserverpb::lease_server::LeaseServer;
 use pintle_proto::etcdserverpb::maintenance_server::MaintenanceServer;
 use pintle_proto::etcdserverpb::watch_server::WatchServer;
+use pintle_proto::store_v1::operations_server::OperationsServer;
 use pintle_proto::v3electionpb::election_server::ElectionServer;
 use pintle_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
@@ -86,14 +90,16 @@ fn grpc(store: &Store) -> axum::Router {
         .add_service(sized!(MaintenanceServer::new(maintenance::Maintenance::new(store.clone()))))
         .add_service(sized!(AuthServer::new(auth::Auth::new(store.clone()))))
         .add_service(sized!(LockServer::new(lock::Lock::new(store.clone()))))
-        .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))));
+        .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))))
+        .add_service(sized!(OperationsServer::new(operations::Operations::new(store.clone()))));
     let meter = meter::MeterLayer { store: store.clone() };
     health::add(routes).into_axum_router().reset_fallback().layer(gate::GateLayer { store: store.clone() }).layer(meter)
 }
 
 /// The store as the caller of a request may use it.
 fn acting<T>(store: &Store, request: &Request<T>) -> Store {
-    store.acting_for(request.extensions().get().cloned().unwrap_or(Actor::Anonymous))
+    let extensions = request.extensions();
+    store.acting_for(extensions.get().cloned().unwrap_or(Actor::Anonymous), extensions.get().copied())
 }
 
 /// Refuses a call that asks for a leader while there is none.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -28,6 +29,7 @@ use tower::ServiceExt;
 
 use super::browser::OverTls;
 use super::gate::CommonName;
+use crate::auth::Peer;
 use crate::limits;
 
 /// Why the port was given up.
@@ -60,6 +62,9 @@ pub enum Admission {
 /// Asked once per connection.
 pub type Admit = Arc<dyn Fn(&[CertificateDer<'_>]) -> Admission + Send + Sync>;
 
+/// Numbers connections, of all ports of the process: 0 is none.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
 /// Serves `router` on `listener` until `stop`; open requests then get a moment to end. Without `tls` in plain text.
 pub async fn serve(
     router: Router,
@@ -70,11 +75,11 @@ pub async fn serve(
     let connections = task::Group::new("etcd-clients");
     let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
-        let stream = tokio::select! {
+        let (stream, address) = tokio::select! {
             biased;
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) if is_transient(&error) => {
                     tracing::warn!(%error, "client not accepted");
                     clock::sleep(Duration::from_millis(50)).await;
@@ -85,8 +90,9 @@ pub async fn serve(
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue }; // full: the client is told by the close
         let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        let peer = Peer { connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed), address };
         connections.spawn("etcd-client", async move {
-            connection(router, stream, tls, stop).await;
+            connection(router, stream, peer, tls, stop).await;
             drop(slot);
         });
     }
@@ -96,10 +102,10 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(router: Router, stream: TcpStream, tls: Option<Tls>, stop: CancellationToken) {
+async fn connection(router: Router, stream: TcpStream, peer: Peer, tls: Option<Tls>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let Some(Tls { config, admit }) = tls else {
-        return requests(router, stream, stop).await;
+        return requests(router, stream, peer, stop).await;
     };
     let acceptor = TlsAcceptor::from(with_protocols(config.get()));
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
@@ -110,7 +116,7 @@ async fn connection(router: Router, stream: TcpStream, tls: Option<Tls>, stop: C
                 Admission::As(None) => router,
                 Admission::As(Some(name)) => router.layer(Extension(CommonName(name.into()))),
             };
-            requests(router, stream, stop).await;
+            requests(router, stream, peer, stop).await;
         }
         Ok(Err((error, stream))) => {
             tracing::debug!(%error, "client handshake failed");
@@ -149,11 +155,15 @@ fn refusing() -> Router {
 
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-async fn requests<S>(router: Router, stream: S, stop: CancellationToken)
+async fn requests<S>(router: Router, stream: S, peer: Peer, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
+    let service = router.map_request(move |request: hyper::Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        request
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEADERS);
     builder

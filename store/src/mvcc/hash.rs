@@ -19,8 +19,8 @@ const BUCKET: &[u8] = b"key";
 /// The CRC-32C over every kept change up to `revision`.
 ///
 /// Of the changes up to the compact revision those count that a compaction at `revision` would keep; if nothing lives at
-/// `revision`, those that the compaction which there was kept.
-pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
+/// `revision`, those that the compaction which there was kept. `pace` hears of every change and may break it off.
+pub(crate) fn hash_kv(view: &View<'_>, revision: i64, pace: impl Fn(usize) -> ControlFlow<()>) -> io::Result<u32> {
     if revision < 0 {
         return Ok(crc32c::crc32c(BUCKET)); // before everything
     }
@@ -38,6 +38,9 @@ pub(crate) fn hash_kv(view: &View<'_>, revision: i64) -> io::Result<u32> {
         if kept && let Some(version) = view.version(changed, main)? {
             sum = crc32c::crc32c_append(sum, &key::etcd_revision(main, sub, deleted));
             sum = crc32c::crc32c_append(sum, &version.to_stored_kv(changed).encode_to_vec());
+        }
+        if pace(change.len()).is_break() {
+            break;
         }
         changes.next();
     }

@@ -4,6 +4,7 @@
 pub(crate) mod hash;
 pub(crate) mod head;
 pub mod key;
+pub(crate) mod pieces;
 pub(crate) mod range;
 pub(crate) mod record;
 pub(crate) mod scrub;

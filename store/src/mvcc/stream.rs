@@ -13,11 +13,13 @@ use pintle_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use prost::Message;
 
 use super::key::Interval;
-use super::view::{Source, View};
+use super::view::Source;
 use crate::apply::header;
+use crate::calls::read::readable;
 use crate::error::StoreError;
 use crate::limits;
-use crate::store::{Store, readable};
+use crate::readers::Reading;
+use crate::store::Store;
 
 /// Where a stream stands.
 #[derive(Clone)]
@@ -47,16 +49,19 @@ pub(crate) fn parts(
         done: false,
         request,
     };
-    try_unfold((store, cursor), |(store, mut cursor)| async move {
+    try_unfold((store, cursor), |(store, cursor)| async move {
         if cursor.done {
             return Ok(None);
         }
-        let (mut part, cursor) = store
-            .read(false, move |view| {
-                let part = cursor.advance(view)?;
-                Ok((part, cursor))
-            })
-            .await?;
+        let first = cursor.keys == limits::STREAM_FIRST_KEYS;
+        let read = move |view: &Reading<'_>| {
+            let mut cursor = cursor.clone(); // a read that is broken off begins anew
+            let part = cursor.advance(view)?;
+            Ok((part, cursor))
+        };
+        // Later parts are longer than a turn.
+        let read = if first { store.read(false, read).await } else { store.read_long(read).await };
+        let (mut part, cursor) = read?;
         if cursor.done {
             store.fill(&mut part.header);
         }
@@ -66,7 +71,7 @@ pub(crate) fn parts(
 
 impl Cursor {
     /// Reads the next part; the last one also counts what lies beyond the limit.
-    fn advance(&mut self, view: &View<'_>) -> Result<RangeResponse, StoreError> {
+    fn advance(&mut self, view: &dyn Source) -> Result<RangeResponse, StoreError> {
         self.at = readable(view, self.at)?;
         let limit = if self.request.limit > 0 { self.request.limit } else { i64::MAX };
         let left = if self.request.count_only { 0 } else { limit - self.returned };

@@ -12,6 +12,7 @@ use super::key::{self, Interval};
 use super::record::{Row, Version, corrupt, decode_checked};
 use crate::auth::{self, AuthState};
 use crate::engine::{EXPECTED_PREFIX, Generation, KV, LEASE, MEMBER_PREFIX, META, REV, STATE_KEY, read_state};
+use crate::quota::{self, Quotas};
 
 /// Steps tried before a seek: neighbours usually lie in the same block, where a step is ten times cheaper.
 const STEPS_BEFORE_SEEK: usize = 8;
@@ -128,6 +129,12 @@ impl<'a> View<'a> {
     pub fn auth(&self) -> io::Result<AuthState> {
         let rows = self.meta_rows(auth::PREFIX)?;
         AuthState::load(rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
+    }
+
+    /// Quotas, and what is used of them.
+    pub fn quotas(&self) -> io::Result<Quotas> {
+        let rows = self.meta_rows(quota::PREFIX)?;
+        Quotas::load(rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())))
     }
 
     /// Members that are to vote once they have caught up.

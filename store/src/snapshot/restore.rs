@@ -9,11 +9,12 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pintle_proto::etcdserverpb::AlarmType;
 use pintle_proto::mvccpb::KeyValue;
-use pintle_proto::store_v1::{Alarm, AuthRecord, LeaseRecord, StateRecord, UserRecord};
+use pintle_proto::store_v1::{Alarm, AuthRecord, LeaseRecord, QuotaChange, StateRecord, UserRecord, quota_change};
 use pintle_raft::offline::{Founding, OfflineError, found};
 use prost::Message;
 use rocksdb::WriteBatch;
@@ -28,6 +29,7 @@ use crate::mvcc::hash;
 use crate::mvcc::key::{self, Interval};
 use crate::mvcc::record::{Live, Version, encode_change, encode_checked};
 use crate::mvcc::view::{Source, attachment_key, lease_key};
+use crate::quota::{self, Planned, Size};
 
 /// Where a member's parts lie in its data directory.
 pub const STATE_DIR: &str = "state";
@@ -56,6 +58,7 @@ pub struct Restored {
     pub leases: u64,
     pub users: u64,
     pub roles: u64,
+    pub quotas: u64,
     pub auth_enabled: bool,
     /// As `HashKV` would answer.
     pub hash: u32,
@@ -161,14 +164,15 @@ struct Restoring<'a> {
     generation: &'a Generation,
     founding: &'a Founding,
     leases: BTreeMap<i64, LeaseRecord>,
+    quotas: Planned,
     batch: WriteBatch,
     found: Restored,
 }
 
 impl<'a> Restoring<'a> {
     fn new(bolt: &'a Bolt, generation: &'a Generation, founding: &'a Founding) -> Self {
-        let (leases, batch) = (BTreeMap::new(), WriteBatch::default());
-        Self { bolt, generation, founding, leases, batch, found: Restored::default() }
+        let (leases, quotas, batch) = (BTreeMap::new(), Planned::new(Arc::default()), WriteBatch::default());
+        Self { bolt, generation, founding, leases, quotas, batch, found: Restored::default() }
     }
 
     fn run(mut self, options: &RestoreOptions, tell: &mut dyn FnMut(u64)) -> io::Result<Restored> {
@@ -184,11 +188,13 @@ impl<'a> Restoring<'a> {
         if options.mark_compacted {
             self.found.compact_revision = self.found.revision;
         }
+        self.read_quotas()?;
         self.write_state()?;
         self.attach_leases()?;
+        self.write_quotas()?;
         self.generation.flush()?;
         let view = self.generation.view()?;
-        self.found.hash = hash::hash_kv(&view, self.found.revision)?;
+        self.found.hash = hash::hash_kv(&view, self.found.revision, |_| ControlFlow::Continue(()))?;
         drop(view);
         Ok(self.found)
     }
@@ -299,6 +305,28 @@ impl<'a> Restoring<'a> {
         Ok(())
     }
 
+    fn read_quotas(&mut self) -> io::Result<()> {
+        let (mut quotas, mut found, since) = (Planned::new(Arc::default()), 0, self.found.revision);
+        self.rows(schema::QUOTAS, &mut |_, value| {
+            let change = QuotaChange { change: Some(quota_change::Change::Set(schema::parse_quota(value)?)) };
+            found += 1;
+            quotas.change(&change, since).map_err(|_| damaged(schema::QUOTAS))
+        })?;
+        (self.quotas, self.found.quotas) = (quotas, found);
+        Ok(())
+    }
+
+    /// All keys have been visited: what is used is known.
+    fn write_quotas(&mut self) -> io::Result<()> {
+        let meta = self.generation.family(META)?;
+        let quotas = std::mem::replace(&mut self.quotas, Planned::new(Arc::default()));
+        let mut batch = WriteBatch::default();
+        for (key, row) in quota::rows(&quotas.into_counted()) {
+            row.into_iter().for_each(|row| batch.put_cf(meta, &key, row));
+        }
+        self.generation.write(batch)
+    }
+
     fn write_state(&mut self) -> io::Result<()> {
         let mut alarms = Vec::new();
         self.rows(schema::ALARM, &mut |key, _| {
@@ -331,6 +359,7 @@ impl<'a> Restoring<'a> {
         let mut failed = None;
         view.scan(&Interval::From(Bytes::new()), self.found.revision, &mut |row| {
             self.found.keys += 1;
+            self.quotas.count(row.key, Size::of(row.key, row.value));
             if row.lease != 0 && self.leases.contains_key(&row.lease) {
                 batch.put_cf(family, attachment_key(row.lease, row.key), []);
             } else if row.lease != 0 {

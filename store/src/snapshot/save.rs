@@ -40,6 +40,14 @@ impl Around {
             meta.push((schema::COMPACT_SCHEDULED.to_vec(), compacted));
         }
         meta.push(schema::number_row(schema::TERM, view.state.applied_term));
+        let quotas = sorted(view.quotas()?.all().iter().map(schema::quota_row));
+        let quotas = (!quotas.is_empty()).then_some((schema::QUOTAS, quotas));
+        let after = [
+            (schema::LEASE, sorted(view.leases()?.into_iter().map(|(id, record)| schema::lease_row(id, record)))),
+            (schema::MEMBERS, Vec::new()),
+            (schema::MEMBERS_REMOVED, Vec::new()),
+            (schema::META, meta),
+        ];
         Ok(Self {
             before: vec![
                 (schema::ALARM, sorted(view.alarms().iter().map(schema::alarm_row))),
@@ -48,12 +56,7 @@ impl Around {
                 (schema::AUTH_USERS, sorted(users)),
                 (schema::CLUSTER, vec![version]),
             ],
-            after: vec![
-                (schema::LEASE, sorted(view.leases()?.into_iter().map(|(id, record)| schema::lease_row(id, record)))),
-                (schema::MEMBERS, Vec::new()),
-                (schema::MEMBERS_REMOVED, Vec::new()),
-                (schema::META, meta),
-            ],
+            after: after.into_iter().chain(quotas).collect(),
         })
     }
 }

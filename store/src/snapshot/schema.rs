@@ -7,7 +7,7 @@ use std::io;
 use bytes::Bytes;
 use pintle_proto::authpb::{Role, User, UserAddOptions};
 use pintle_proto::etcdserverpb::AlarmMember;
-use pintle_proto::store_v1::{Alarm, LeaseRecord, UserRecord};
+use pintle_proto::store_v1::{Alarm, LeaseRecord, Quota, UserRecord, quota};
 use prost::Message;
 
 use crate::mvcc::key::{self, ETCD_TOMBSTONE};
@@ -22,6 +22,8 @@ pub(super) const LEASE: &[u8] = b"lease";
 pub(super) const MEMBERS: &[u8] = b"members";
 pub(super) const MEMBERS_REMOVED: &[u8] = b"members_removed";
 pub(super) const META: &[u8] = b"meta";
+/// Not etcd's: quotas. Last in the order of names; etcd and its tools leave it alone. There only if there are quotas.
+pub(super) const QUOTAS: &[u8] = b"pintleQuotas";
 
 pub(super) const AUTH_ENABLED: &[u8] = b"authEnabled";
 pub(super) const AUTH_REVISION: &[u8] = b"authRevision";
@@ -141,6 +143,20 @@ pub(super) fn number_row(key: &[u8], number: u64) -> Row {
 
 pub(super) fn parse_number(bucket: &[u8], value: &[u8]) -> io::Result<u64> {
     value.try_into().map(u64::from_be_bytes).map_err(|_| damaged(bucket))
+}
+
+/// What is used is counted anew.
+pub(super) fn quota_row(quota: &Quota) -> Row {
+    let key = match &quota.of {
+        Some(quota::Of::Prefix(quota)) => [b"prefix/", &quota.prefix[..]].concat(),
+        Some(quota::Of::User(quota)) => [b"user/", quota.user.as_bytes()].concat(),
+        None => Vec::new(),
+    };
+    (key, quota.encode_to_vec())
+}
+
+pub(super) fn parse_quota(value: &[u8]) -> io::Result<Quota> {
+    Quota::decode(value).ok().filter(|quota| quota.of.is_some()).ok_or_else(|| damaged(QUOTAS))
 }
 
 pub(super) fn damaged(bucket: &[u8]) -> io::Error {

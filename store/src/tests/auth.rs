@@ -347,7 +347,7 @@ async fn a_command_is_judged_when_it_is_applied_whatever_its_member_believed() {
     let root = login(address, "root", "r").await;
     let caller = |name: &str, auth_revision, credential_revision| {
         let caller = Caller { name: name.into(), auth_revision, credential_revision };
-        local.store.acting_for(Actor::User(caller.into()))
+        local.store.acting_for(Actor::User(caller.into()), None)
     };
     let put = || PutRequest { key: Bytes::from_static(b"a"), ..PutRequest::default() };
     let refusal = |result: Result<_, StoreError>| result.unwrap_err().to_string();
@@ -355,7 +355,7 @@ async fn a_command_is_judged_when_it_is_applied_whatever_its_member_believed() {
     assert_eq!(refusal(caller("nobody", 0, 0).put(put()).await), DENIED);
     assert_eq!(refusal(caller("root", 1, 0).put(put()).await), "etcdserver: revision of auth store is old");
     assert_eq!(refusal(caller("root", 0, 99).put(put()).await), INVALID);
-    assert_eq!(refusal(local.store.acting_for(Actor::Anonymous).put(put()).await), EMPTY);
+    assert_eq!(refusal(local.store.acting_for(Actor::Anonymous, None).put(put()).await), EMPTY);
     assert!(caller("root", u64::MAX, 0).put(put()).await.is_ok());
     assert!(local.store.put(put()).await.is_ok(), "the member itself is not asked");
     run(address, &root, "root", &[("kv/range", json!({"key": b64("a")}), "")]).await;
@@ -460,7 +460,7 @@ async fn a_lease_is_renewed_only_by_who_may_write_what_would_go_with_it() {
     ];
     run(address, &root, "root", rows).await;
     let caller = Caller { name: "u".into(), ..Caller::default() };
-    let store = local.store.acting_for(Actor::User(caller.into()));
+    let store = local.store.acting_for(Actor::User(caller.into()), None);
     assert_eq!(store.lease_keep_alive(78).await.unwrap_err().to_string(), DENIED);
     assert_eq!(store.lease_keep_alive(79).await.unwrap().ttl, 100);
     assert_eq!(store.lease_keep_alive(80).await.unwrap().ttl, 0);

@@ -16,6 +16,8 @@ use pintle_proto::etcdserverpb::{
     RequestOp, StatusRequest, TxnRequest, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest,
     WatchResponse,
 };
+use pintle_proto::store_v1::command::Operation;
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -178,6 +180,38 @@ async fn a_range_stream_merges_into_the_unary_answer() {
         (sorted.code(), sorted.message()),
         (Code::Unimplemented, "RangeStream does not support custom sort orders")
     );
+}
+
+/// Many lists at once, of more clients than have a place: each is whole, whether it was read at one go or began anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_ranges_are_answered_like_small_ones_however_many_there_are() {
+    let (local, address, channel) = served_with(StoreOptions::default()).await;
+    for part in 0..40 {
+        let put = |number| Operation::Put(put(&format!("k/{number:05}"), &"v".repeat(500)).encode_to_vec().into());
+        local.apply(&(part * 100..part * 100 + 100).map(put).collect::<Vec<_>>());
+    }
+    let requests = [
+        range("k/", "k0"),
+        RangeRequest { limit: 3000, ..range("k/", "k0") },
+        RangeRequest { sort_order: 2, ..range("k/", "k0") },
+        RangeRequest { serializable: true, keys_only: true, ..range("k/", "k0") },
+    ];
+    let mut lists = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let request = requests[number % requests.len()].clone();
+        let expected = local.store.range(request.clone()).await.unwrap();
+        assert!(expected.kvs.len() >= 3000);
+        let channel = match number % 3 {
+            0 => channel.clone(),
+            _ => Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap(),
+        };
+        let mut kv = KvClient::new(channel).max_decoding_message_size(usize::MAX);
+        lists.spawn(async move { (kv.range(request).await.unwrap().into_inner(), expected) });
+    }
+    while let Some(ended) = clock::timeout(Duration::from_secs(60), lists.join_next()).await.expect("in time") {
+        let (answer, expected) = ended.unwrap();
+        assert!(answer == expected, "{} of {} keys", answer.kvs.len(), expected.kvs.len());
+    }
 }
 
 async fn http_get(address: std::net::SocketAddr, path: &str) -> String {

@@ -13,7 +13,7 @@ use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::reply::Outcome;
 use pintle_proto::store_v1::{Command, Reply};
 use pintle_raft::offline::Founding;
-use pintle_raft::{LogId, Peer};
+use pintle_raft::{Lane, LogId, Peer};
 use prost::Message;
 use ring::digest::{SHA256, digest};
 use tempfile::TempDir;
@@ -173,7 +173,7 @@ pub(super) fn read(reply: Bytes) -> (i64, Outcome) {
 }
 
 impl Consensus for LocalLog {
-    fn propose(&self, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>> {
+    fn propose(&self, _: Lane, command: Bytes) -> BoxFuture<'_, Result<Bytes, ProposeFailure>> {
         async move {
             if self.leaderless.load(Ordering::SeqCst) {
                 return Err(ProposeFailure::NotSent);

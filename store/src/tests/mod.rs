@@ -5,6 +5,7 @@ mod front;
 mod gateway;
 mod local;
 mod model;
+mod quota;
 mod recipes;
 mod replicated;
 mod script;

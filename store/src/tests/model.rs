@@ -2,6 +2,7 @@
 //! differently, one of them scrubbing as it goes, and must agree with the model and with each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use pintle_proto::etcdserverpb::request_op::Request;
@@ -13,9 +14,9 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::local::Local;
+use crate::calls::read::readable;
 use crate::mvcc::view::View;
 use crate::mvcc::{hash, range, scrub};
-use crate::store::readable;
 use crate::watch::{WatchError, WatchOptions};
 
 #[derive(Clone, Debug)]
@@ -268,7 +269,7 @@ async fn compare_watch(local: &Local, model: &Model, start: i64) {
 fn hash_of(local: &Local) -> u32 {
     let generation = local.engine().current();
     let view = generation.view().expect("view");
-    hash::hash_kv(&view, view.state.revision).expect("hash")
+    hash::hash_kv(&view, view.state.revision, |_| ControlFlow::Continue(())).expect("hash")
 }
 
 proptest! {

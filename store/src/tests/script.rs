@@ -1,6 +1,7 @@
 //! Scripts: commands in, one line each out. `r=N` is the revision after the command.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use pintle_proto::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -17,8 +18,8 @@ use pintle_proto::store_v1::{LeaseExpire, LeaseGrant};
 use prost::Message;
 
 use super::local::{Local, command, read};
+use crate::calls::read::readable;
 use crate::mvcc::{hash, range, scrub};
-use crate::store::readable;
 
 #[track_caller]
 fn check(script: &str, want: &str) {
@@ -188,7 +189,7 @@ fn get(local: &Local, rest: &str) -> String {
 
 fn hash(local: &Local, revision: i64) -> String {
     let generation = local.engine().current();
-    hash::hash_kv(&generation.view().expect("view"), revision).expect("hash").to_string()
+    hash::hash_kv(&generation.view().expect("view"), revision, |_| ControlFlow::Continue(())).expect("hash").to_string()
 }
 
 fn show_range(response: &RangeResponse) -> String {

@@ -144,6 +144,11 @@ pub enum Command {
     /// Measure how a cluster does under load
     #[command(subcommand)]
     Check(CheckCommand),
+    /// How much may be under a prefix, or be asked by a user; not in etcd
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// The busiest and the largest prefixes of a member, again and again; not in etcd
+    Top(TopArgs),
     /// Print the version
     Version,
 }
@@ -584,6 +589,65 @@ pub struct LoadArgs {
     /// Gives back the space afterwards
     #[arg(long)]
     pub auto_defrag: bool,
+}
+
+#[derive(Subcommand)]
+pub enum QuotaCommand {
+    /// Limit a prefix: set PREFIX --keys=N --bytes=N; or a user: set --of-user=NAME --requests=N --bytes=N, for each second and member
+    Set(QuotaSetArgs),
+    /// Every quota, and what is used of it
+    List(Words),
+    /// Limit something no more: remove PREFIX, or remove --of-user=NAME
+    Remove(QuotaNameArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(
+    override_usage = "quota set PREFIX [--keys=N] [--bytes=N]\n       quota set --of-user=NAME [--requests=N] [--bytes=N]"
+)]
+pub struct QuotaSetArgs {
+    /// Keys that start so; what is not limited is left away
+    #[arg(value_name = "PREFIX")]
+    pub words: Vec<OsString>,
+    /// A user instead of a prefix
+    #[arg(long, value_name = "NAME")]
+    pub of_user: Option<String>,
+    /// Keys under the prefix at most
+    #[arg(long, value_name = "N")]
+    pub keys: Option<u64>,
+    /// Bytes of these keys and their values at most; or what the user may send and receive in a second
+    #[arg(long, value_name = "N")]
+    pub bytes: Option<u64>,
+    /// Requests of the user in a second at most
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u64>,
+}
+
+#[derive(Args, Clone, Debug)]
+#[command(override_usage = "quota remove PREFIX\n       quota remove --of-user=NAME")]
+pub struct QuotaNameArgs {
+    #[arg(value_name = "PREFIX")]
+    pub words: Vec<OsString>,
+    #[arg(long, value_name = "NAME")]
+    pub of_user: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    #[arg(value_name = "ARGUMENTS", hide = true)]
+    pub words: Vec<OsString>,
+    /// Between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub interval: String,
+    /// Parts of the prefixes, each ended by a slash: 1 to 4
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub depth: u32,
+    /// Lines of each list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub rows: usize,
+    /// Looks once, over one interval and once keys and bytes are counted
+    #[arg(long)]
+    pub once: bool,
 }
 
 /// Commands that can stand in a transaction.

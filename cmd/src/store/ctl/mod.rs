@@ -17,10 +17,12 @@ mod mirror;
 mod parse;
 mod password;
 pub mod print;
+mod quota;
 mod replace;
 pub mod rpc;
 pub mod settings;
 mod snapshot;
+mod top;
 mod txn;
 mod watch;
 
@@ -108,6 +110,8 @@ pub async fn run(globals: Globals, command: Command) -> Done {
         Command::User(command) => auth::user(&context, command).await,
         Command::Role(command) => auth::role(&context, command).await,
         Command::Check(command) => check::run(&context, command).await,
+        Command::Quota(command) => quota::run(&context, command).await,
+        Command::Top(args) => top::run(&context, args).await,
         Command::Version => version(),
     }
 }

@@ -1,6 +1,6 @@
 //! The calls of etcd's API that answer once: for each request its path, its answer and whether asking twice is harmless.
 
-use pintle_proto::{etcdserverpb as e, v3electionpb as election, v3lockpb as lock};
+use pintle_proto::{etcdserverpb as e, store_v1 as own, v3electionpb as election, v3lockpb as lock};
 use prost::Message;
 
 /// A request of a call with one answer.
@@ -90,6 +90,32 @@ calls! {
         false "Campaign": election::CampaignRequest => election::CampaignResponse, "CampaignResponse";
         false "Resign": election::ResignRequest => election::ResignResponse, "ResignResponse";
     }
+}
+
+/// Calls that only this store has.
+macro_rules! own_calls {
+    ($($repeat:literal $method:literal: $request:path => $answer:path, $name:literal;)*) => {
+        $(
+            impl Request for $request {
+                type Answer = $answer;
+                const PATH: &'static str = concat!("/pintle.store.v1.Operations/", $method);
+                const REPEATABLE: bool = $repeat;
+            }
+            impl Answer for $answer {
+                const NAME: &'static str = concat!("pintle.store.v1.", $name);
+                fn header(&self) -> e::ResponseHeader {
+                    e::ResponseHeader { revision: self.revision, ..e::ResponseHeader::default() }
+                }
+            }
+        )*
+    };
+}
+
+own_calls! {
+    true "QuotaSet": own::QuotaSetRequest => own::QuotaSetResponse, "QuotaSetResponse";
+    false "QuotaRemove": own::QuotaRemoveRequest => own::QuotaRemoveResponse, "QuotaRemoveResponse";
+    true "QuotaList": own::QuotaListRequest => own::QuotaListResponse, "QuotaListResponse";
+    true "Top": own::TopRequest => own::TopResponse, "TopResponse";
 }
 
 /// Answers of streams.

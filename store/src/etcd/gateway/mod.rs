@@ -27,6 +27,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt;
 
 use self::frames::{Answers, frame};
+use crate::auth::Peer;
 use crate::limits;
 
 /// `None` only if the descriptors that were compiled in cannot be read, which the tests rule out.
@@ -74,18 +75,19 @@ async fn serve(
     request: Request<Body>,
 ) -> Response {
     let (head, body) = request.into_parts();
+    let peer = head.extensions.get::<Peer>().copied();
     if let Ok(upgrade) = upgrade {
         let upgrade = upgrade.max_message_size(limits::GATEWAY_BYTES).max_frame_size(limits::GATEWAY_BYTES);
-        return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, socket));
+        return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, peer, socket));
     }
     if head.method != Method::POST {
         return refusal(&Status::unimplemented("Method Not Allowed"));
     }
-    call.run(&head.headers, body).await.unwrap_or_else(|status| refusal(&status))
+    call.run(&head.headers, peer, body).await.unwrap_or_else(|status| refusal(&status))
 }
 
 impl Call {
-    async fn run(&self, headers: &HeaderMap, body: Body) -> Result<Response, Status> {
+    async fn run(&self, headers: &HeaderMap, peer: Option<Peer>, body: Body) -> Result<Response, Status> {
         let message = if self.method.is_client_streaming() {
             let input = self.method.input();
             let messages = objects(body).map(move |object| Ok(frame(&encode(&input, object?)?)));
@@ -97,7 +99,10 @@ impl Call {
             let object = if body.trim_ascii().is_empty() { Ok(json!({})) } else { serde_json::from_slice(&body) };
             Body::from(frame(&encode(&self.method.input(), object.map_err(|error| invalid(&error))?)?))
         };
-        let request = self.request(headers, message)?;
+        let mut request = self.request(headers, message)?;
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
         let Ok(response) = self.grpc.clone().oneshot(request).await;
         let answers = Answers::of(response)?;
         if self.method.is_server_streaming() { self.lines(answers).await } else { self.single(answers).await }
@@ -155,7 +160,7 @@ impl Call {
 }
 
 /// Every text message is an object of the request, every line of the answer becomes a text message.
-async fn over_websocket(call: Call, headers: HeaderMap, socket: WebSocket) {
+async fn over_websocket(call: Call, headers: HeaderMap, peer: Option<Peer>, socket: WebSocket) {
     let (mut answers, requests) = socket.split();
     let objects = requests.filter_map(async |frame| match frame {
         Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
@@ -174,7 +179,7 @@ async fn over_websocket(call: Call, headers: HeaderMap, socket: WebSocket) {
             }
         }
     };
-    let response = call.run(&headers, body).await.unwrap_or_else(|status| refusal(&status));
+    let response = call.run(&headers, peer, body).await.unwrap_or_else(|status| refusal(&status));
     let mut lines = response.into_body().into_data_stream();
     while let Some(Ok(line)) = lines.next().await {
         let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();

@@ -145,6 +145,11 @@ impl Printer {
     }
 }
 
+/// A table of what etcdctl does not have.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    table::draw(headings, rows)
+}
+
 /// Writes to standard output, at once and in one piece: a reader waits for every event.
 ///
 /// # Errors
