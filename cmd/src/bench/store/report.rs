@@ -276,7 +276,7 @@ mod tests {
         }
         report.add(case, 1, put(5.0, 10.0));
         let point =
-            |value| Point { row: Row::Memory, label: "memory".to_owned(), value, goal: Some(Goal::AtMost(0.5)) };
+            |value| Point { row: Row::Memory, label: "resident".to_owned(), value, goal: Some(Goal::AtMost(0.5)) };
         report.pair(vec![vec![point(60.0)], vec![point(100.0)]]);
         report
     }
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(row(" pintle  ")[..5], ["3", "put", "64", "pintle", "20"], "{text}");
         assert_eq!(row(" etcd  ")[..5], ["3", "put", "64", "etcd", "5"], "{text}");
         assert_eq!(row("ratio  ")[..2], ["ratio", "4.00"], "{text}");
-        assert_eq!(row("memory  "), ["memory", "60.00", "100.00", "0.60"], "{text}");
+        assert_eq!(row("resident  "), ["resident", "60.00", "100.00", "0.60"], "{text}");
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
         let want = [
             ("put p99 ms, 64 clients".to_owned(), "met"),
             ("put CPU us, 64 clients".to_owned(), "missed"),
-            ("memory".to_owned(), "missed"),
+            ("resident".to_owned(), "missed"),
         ];
         assert_eq!(goals.iter().map(told).collect::<Vec<_>>(), want);
     }
@@ -311,7 +311,7 @@ mod tests {
         let report = report();
         let (markdown, json) = (report.markdown(), report.json());
         assert!(markdown.contains("| 3 | put | 64 | 20 / 5 | 0.00 / 0.00 | 2.00 / 10.00 |"), "{markdown}");
-        assert!(markdown.contains("| memory | 60.00 | 100.00 | 0.60 | <= 0.50 | missed |"), "{markdown}");
+        assert!(markdown.contains("| resident | 60.00 | 100.00 | 0.60 | <= 0.50 | missed |"), "{markdown}");
         assert_eq!(
             (&json["rows"][0]["pintle"]["per_second"], &json["rows"][0]["etcd"]["p99_ms"]),
             (&json!(20.0), &json!(10.0))

@@ -145,19 +145,25 @@ async fn answered(wire: &mut Wire) -> Result<()> {
     }
 }
 
-/// Opens a stream for each group of watchers, and counts: each watcher once it is created, then each of its events.
+/// Opens a stream for each group of watchers, one after the other, and counts: each watcher once it is created, then each of its
+/// events. Servers cut off who sends them many small frames at once.
 async fn listen(mut wire: Wire, groups: Vec<Vec<usize>>, keys: usize, heard: Arc<Heard>) -> Result<()> {
     let mut streams: HashMap<u32, Messages> = HashMap::new();
-    for watchers in groups {
-        let stream = wire.open("/etcdserverpb.Watch/Watch");
-        streams.insert(stream, Messages::default());
-        for watcher in watchers {
-            let create = WatchCreateRequest { key: key(watcher % keys), ..WatchCreateRequest::default() };
-            let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
-            wire.send(stream, &request.encode_to_vec(), false);
-        }
-    }
+    let mut groups = groups.into_iter();
+    let mut creating = 0;
     loop {
+        if creating == 0
+            && let Some(watchers) = groups.next()
+        {
+            creating = watchers.len();
+            let stream = wire.open("/etcdserverpb.Watch/Watch");
+            streams.insert(stream, Messages::default());
+            for watcher in watchers {
+                let create = WatchCreateRequest { key: key(watcher % keys), ..WatchCreateRequest::default() };
+                let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+                wire.send(stream, &request.encode_to_vec(), false);
+            }
+        }
         wire.turn(None).await?;
         while let Some(event) = wire.event()? {
             let (stream, bytes) = match event {
@@ -166,25 +172,36 @@ async fn listen(mut wire: Wire, groups: Vec<Vec<usize>>, keys: usize, heard: Arc
             };
             let messages = streams.get_mut(&stream).context("an answer to nobody")?;
             messages.take(&bytes, |answer| {
-                if says_something(answer)? {
-                    heard.one();
+                match said(answer)? {
+                    Said::Created => creating -= 1,
+                    Said::Events => {}
+                    Said::Nothing => return Ok(()),
                 }
+                heard.one();
                 Ok(())
             })?;
         }
     }
 }
 
-/// Whether an answer tells that its watcher was created, or has an event.
-fn says_something(answer: &[u8]) -> Result<bool> {
+/// What an answer on a stream of watchers tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Created,
+    Events,
+    Nothing,
+}
+
+fn said(answer: &[u8]) -> Result<Said> {
     for field in Fields(answer) {
         match field? {
-            Field::Number(3, 1) | Field::Bytes(11, _) => return Ok(true),
+            Field::Number(3, 1) => return Ok(Said::Created),
+            Field::Bytes(11, _) => return Ok(Said::Events),
             Field::Number(4, 1) => bail!("a watcher was canceled"),
             _ => {}
         }
     }
-    Ok(false)
+    Ok(Said::Nothing)
 }
 
 #[cfg(test)]
@@ -196,11 +213,11 @@ mod tests {
 
     #[test]
     fn creation_and_events_count_and_progress_does_not() {
-        let says = |answer: &WatchResponse| says_something(&answer.encode_to_vec());
+        let says = |answer: &WatchResponse| said(&answer.encode_to_vec()).ok();
         let event = mvccpb::Event::default();
-        assert!(says(&WatchResponse { created: true, ..WatchResponse::default() }).expect("an answer"));
-        assert!(says(&WatchResponse { events: vec![event; 2], ..WatchResponse::default() }).expect("an answer"));
-        assert!(!says(&WatchResponse { watch_id: 4, ..WatchResponse::default() }).expect("an answer"));
-        assert!(says(&WatchResponse { canceled: true, ..WatchResponse::default() }).is_err());
+        assert_eq!(says(&WatchResponse { created: true, ..WatchResponse::default() }), Some(Said::Created));
+        assert_eq!(says(&WatchResponse { events: vec![event; 2], ..WatchResponse::default() }), Some(Said::Events));
+        assert_eq!(says(&WatchResponse { watch_id: 4, ..WatchResponse::default() }), Some(Said::Nothing));
+        assert_eq!(says(&WatchResponse { canceled: true, ..WatchResponse::default() }), None);
     }
 }
