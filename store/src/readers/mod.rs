@@ -478,7 +478,9 @@ mod tests {
                         if turn.spend(limits::SLICE_BYTES).is_break() {
                             return false;
                         }
-                        begun.take().into_iter().for_each(|begun| drop(begun.send(())));
+                        begun.take().into_iter().for_each(|begun| {
+                            let _ = begun.send(()); // whoever waits has gone
+                        });
                     }
                     true
                 };
