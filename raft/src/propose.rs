@@ -324,7 +324,8 @@ impl Batcher {
                 }
                 continue;
             }
-            let Some(permit) = self.room(&in_flight).await else { return };
+            // What comes meanwhile stays where it is: to be woken for each costs more than all of it is worth.
+            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
             node.wait_until_applied_enough().await;
             while let Ok(next) = self.queue.try_recv() {
                 self.waiting.add(next);
@@ -338,22 +339,6 @@ impl Batcher {
         let gone = std::iter::from_fn(|| self.queue.try_recv().ok()).collect::<Vec<_>>();
         for proposal in gone {
             let _ = proposal.reply.send(Err(ProposeError::Stopped));
-        }
-    }
-
-    /// Waits for room in flight; meanwhile what comes finds its place, so that too much is refused early.
-    async fn room(&mut self, in_flight: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-        if let Ok(permit) = Arc::clone(in_flight).try_acquire_owned() {
-            return Some(permit);
-        }
-        let permit = Arc::clone(in_flight).acquire_owned();
-        tokio::pin!(permit);
-        loop {
-            tokio::select! {
-                biased;
-                permit = &mut permit => return permit.ok(),
-                Some(next) = self.queue.recv() => self.waiting.add(next),
-            }
         }
     }
 }

@@ -78,10 +78,12 @@ pub const RANGE_READERS_OF_FLOW: usize = 4;
 pub const RANGES_WAITING: usize = 10_000;
 /// Of these, reads of one flow.
 pub const RANGES_WAITING_OF_FLOW: usize = 2_500;
-/// What a range read does in one turn, in bytes of keys and values; about as long as [`SLICE`] where they lie in memory.
+/// What a range read does in one turn, in bytes of keys and values: what a small read waits for each list in front of it. Less than a
+/// millisecond where they lie in memory.
 pub const SLICE_BYTES: usize = 1 << 20;
-/// How long a turn lasts at most, give or take [`ROW_COST`] of work: what a small read waits for each list in front of it.
-pub const SLICE: Duration = Duration::from_millis(1);
+/// A turn ends after so long although less was done: the disk is slow. Long enough that a thread which was kept waiting for its core does
+/// not hand on what it has only just been given.
+pub const SLICE: Duration = Duration::from_millis(5);
 /// What a row costs beside its bytes: finding it takes as long as copying so many.
 pub const ROW_COST: u64 = 256;
 /// Answers of ranges from this size on are encoded where they were read, and sent piece by piece.

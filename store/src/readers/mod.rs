@@ -469,6 +469,7 @@ mod tests {
     impl Endless {
         async fn start(readers: &Arc<Readers>, flow: u64) -> Self {
             let end = Arc::new(Mutex::new(false));
+            let place = within(readers.large(flow)).await.expect("a place");
             let (begun, waiting) = oneshot::channel();
             let (readers, ending) = (Arc::clone(readers), Arc::clone(&end));
             let done = tokio::spawn(async move {
@@ -478,13 +479,13 @@ mod tests {
                         if turn.spend(limits::SLICE_BYTES).is_break() {
                             return false;
                         }
-                        begun.take().into_iter().for_each(|begun| {
-                            let _ = begun.send(()); // whoever waits has gone
-                        });
+                        if let Some(begun) = begun.take() {
+                            begun.send(()).expect("somebody waits");
+                        }
                     }
                     true
                 };
-                readers.run(flow, None, &Arc::new(()), read).await
+                readers.run(flow, Some(place), &Arc::new(()), read).await
             });
             within(waiting).await.expect("it began");
             Self { end, done }

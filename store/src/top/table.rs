@@ -174,7 +174,8 @@ mod tests {
             ("/r/pods/default/x\0", "/r/pods0", "/r/pods/"),
             ("/r/pods/a", "/r/pods/c", "/r/pods/"),
             ("/r/pods/a", "\0", ""),
-            ("/a", "/b", "/"),
+            ("/a", "/b", "/a"),
+            ("/a", "/c", "/"),
         ] {
             assert_eq!(prefix_of_range(key.as_bytes(), end.as_bytes()), want.as_bytes(), "{key} {end}");
         }
