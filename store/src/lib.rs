@@ -14,6 +14,7 @@ mod audit;
 pub mod auth;
 pub mod bolt;
 mod calls;
+mod census;
 mod check;
 mod compaction;
 mod consensus;

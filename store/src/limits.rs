@@ -167,3 +167,20 @@ pub const BOLT_LEAF_BYTES: usize = 256 << 20;
 pub const BOLT_BUCKETS: usize = 1000;
 /// A bbolt file's checksum is computed over so many bytes at a time.
 pub const BOLT_CHECK_BYTES: usize = 1 << 20;
+
+/// Keys of a bucket of the census: what a count reads at each end of its interval, about a tenth of a millisecond.
+pub const CENSUS_BUCKET: i64 = 256;
+
+/// Buckets of the census: some megabytes, and sixteen million keys before they become larger ones.
+pub const CENSUS_BUCKETS: usize = 1 << 16;
+
+/// Births and deaths of keys that are kept to count at earlier revisions. All of them are looked at then, for at most a tenth of a
+/// millisecond.
+pub const CENSUS_RECENT: usize = 8192;
+
+/// Bytes a client may send on one stream before they are taken: the largest request fits.
+pub const STREAM_WINDOW: u32 = 2 << 20;
+
+/// Bytes a client may send on all streams of a connection. Small messages are bounded by it, too: with less, a client that opened a few
+/// hundred watches at once was taken for a flood and cut off.
+pub const CONNECTION_WINDOW: u32 = 8 << 20;

@@ -64,6 +64,7 @@ impl StoreMachine {
             apply::apply(&base, self.shared.known(), place.term, commands)?
         };
         let (batch, began) = (batch(&generation, &plan, place, None)?, metrics::begin());
+        self.shared.census.tell(&plan.changes);
         generation.write(batch)?;
         self.shared.metrics.wrote(began);
         Ok(self.publish(plan))
@@ -91,6 +92,7 @@ impl StoreMachine {
 
     /// Replaces the whole state; watches go on from their positions in the new one.
     pub(crate) fn install_state(&mut self, dir: &Path) -> io::Result<()> {
+        self.shared.census.reset(i64::MAX); // nobody may count by the old state in the new one
         self.shared.engine.install(dir)?;
         self.heads.borrow_mut().clear();
         self.shared.reload()

@@ -28,6 +28,7 @@ use crate::about::About;
 use crate::apply::{self, Known, Plan};
 use crate::audit::{self, AuditLog, AuditOptions, Description, Entry};
 use crate::auth::{self, Actor, AuthError, AuthState, Grant, Passwords, Peer, TokenOptions, Tokens};
+use crate::census::Census;
 use crate::compaction::AutoCompaction;
 use crate::consensus::{Consensus, ProposeFailure, ReadFailure, Standing};
 use crate::engine::{Engine, EngineOptions};
@@ -158,6 +159,7 @@ pub(crate) struct Shared {
     pub quotas: ArcSwap<Quotas>,
     pub rates: Rates,
     pub top: Top,
+    pub census: Census,
     pub passwords: Passwords,
     pub tokens: Tokens,
     pub leadership: watch::Sender<Leadership>,
@@ -205,6 +207,7 @@ impl Shared {
         self.auth.store(Arc::new(view.auth()?)); // first: who may see it comes before what can be seen
         self.quotas.store(Arc::new(view.quotas()?));
         self.top.reset();
+        self.census.reset(view.revision());
         self.leases.load(view.leases()?);
         self.about.load(view.alarms(), view.members()?, view.expected_voters()?);
         self.revision.store(view.revision(), Ordering::Release);
@@ -263,6 +266,7 @@ impl Store {
             quotas: ArcSwap::default(),
             rates: Rates::default(),
             top: Top::default(),
+            census: Census::new(),
             passwords: Passwords::new(options.bcrypt_cost),
             tokens: Tokens::new(&options.tokens),
             leadership: watch::Sender::new(Leadership::default()),

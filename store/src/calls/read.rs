@@ -11,6 +11,7 @@ use pintle_proto::store_v1::Failure;
 use prost::Message;
 
 use crate::auth::{self, Actor};
+use crate::census::Census;
 use crate::error::StoreError;
 use crate::mvcc::key::Interval;
 use crate::mvcc::pieces::{Pieces, RangeAnswer, is_large};
@@ -60,7 +61,12 @@ impl Store {
         self.metrics().counters.ranges.inc();
         self.shared().top.read(&request.key, &request.range_end);
         let short = request.range_end.is_empty();
-        let answer = self.read(short, move |view| read_range(view, &request).map(|answer| make(view, answer))).await?;
+        let shared = Arc::clone(self.shared());
+        let read = move |view: &Reading<'_>| {
+            let answer = read_range(view, &shared.census, &request)?;
+            Ok(make(view, answer))
+        };
+        let answer = self.read(short, read).await?;
         if !Arc::ptr_eq(&judged, &self.auth()) {
             self.permitted(|grant| grant.read(&asked))?; // what was read may be newer than the verdict
         }
@@ -161,9 +167,10 @@ impl Store {
     }
 }
 
-fn read_range(view: &dyn Source, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
+fn read_range(view: &Reading<'_>, census: &Census, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
     let at = readable(view, request.revision)?;
-    let mut response = range::read(view, request, at).map_err(StoreError::storage)?;
+    let mut counted = |interval: &Interval| census.count(view, &|| view.is_broken_off(), interval, at);
+    let mut response = range::read_counted(view, request, at, &mut counted).map_err(StoreError::storage)?;
     response.header = apply::header(view.revision());
     Ok(response)
 }

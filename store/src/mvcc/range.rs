@@ -16,17 +16,39 @@ use super::view::Source;
 
 /// Reads `request` at revision `at`. The header is the caller's.
 pub(crate) fn read(source: &dyn Source, request: &RangeRequest, at: i64) -> io::Result<RangeResponse> {
+    read_counted(source, request, at, &mut |_| Ok(None))
+}
+
+/// How many keys an interval has, from whoever knows it without a scan.
+pub(crate) type Count<'a> = dyn FnMut(&Interval) -> io::Result<Option<i64>> + 'a;
+
+/// The same, with somebody to ask for the count of what is not read.
+pub(crate) fn read_counted(
+    source: &dyn Source,
+    request: &RangeRequest,
+    at: i64,
+    counted: &mut Count<'_>,
+) -> io::Result<RangeResponse> {
     let interval = Interval::new(&request.key, &request.range_end);
     let take = rows_to_take(request);
     let mut count = 0i64;
     let mut kvs: Vec<KeyValue> = Vec::new();
+    let mut beyond = false;
     source.scan(&interval, at, &mut |row| {
-        count += 1;
-        if take.is_none_or(|take| kvs.len() < take) {
-            kvs.push(row.to_kv());
+        if take.is_some_and(|take| kvs.len() >= take) {
+            beyond = true;
+            return ControlFlow::Break(());
         }
+        count += 1;
+        kvs.push(row.to_kv());
         ControlFlow::Continue(())
     })?;
+    if beyond {
+        count = match counted(&interval)? {
+            Some(count) => count,
+            None => count_all(source, &interval, at)?,
+        };
+    }
     kvs.retain(|kv| passes(kv, request));
     sort(&mut kvs, request.sort_order(), request.sort_target());
     let mut more = false;
@@ -40,6 +62,15 @@ pub(crate) fn read(source: &dyn Source, request: &RangeRequest, at: i64) -> io::
         kvs.iter_mut().for_each(|kv| kv.value.clear());
     }
     Ok(RangeResponse { header: None, kvs, more, count })
+}
+
+fn count_all(source: &dyn Source, interval: &Interval, at: i64) -> io::Result<i64> {
+    let mut count = 0;
+    source.scan(interval, at, &mut |_| {
+        count += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(count)
 }
 
 /// How many rows must be fetched: one above the limit tells whether there are more.

@@ -384,6 +384,55 @@ async fn one_stream_carries_many_watches() {
     assert_eq!(answer(&mut answers).await.events.len(), 1);
 }
 
+/// A kube-apiserver opens some hundred watches on one connection when it starts.
+#[tokio::test]
+async fn a_thousand_watches_are_opened_at_once() {
+    let (_local, channel) = served().await;
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(watch(channel.clone()).await);
+    }
+    for number in 0..250 {
+        for (asks, _) in &streams {
+            let key = Bytes::from(format!("/registry/kind-{number}/"));
+            asks.send(create(WatchCreateRequest { key, ..WatchCreateRequest::default() })).await.expect("it is open");
+        }
+    }
+    for (_, answers) in &mut streams {
+        for _ in 0..250 {
+            assert!(answer(answers).await.created);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_limit_leaves_out_is_counted_at_every_revision() {
+    let (local, channel) = served().await;
+    let mut kv = KvClient::new(channel);
+    for number in 0..40 {
+        kv.put(put(&format!("p/{number:02}"), "1")).await.unwrap();
+    }
+    let before = local.store.revision();
+    let limited = |revision| RangeRequest { limit: 10, revision, ..range("p/", "p0") };
+    let counted = |answer: tonic::Response<pintle_proto::etcdserverpb::RangeResponse>| {
+        let answer = answer.into_inner();
+        (answer.kvs.len(), answer.more, answer.count)
+    };
+    assert_eq!(counted(kv.range(limited(0)).await.unwrap()), (10, true, 40));
+    kv.delete_range(DeleteRangeRequest { key: "p/00".into(), range_end: "p/20".into(), ..Default::default() })
+        .await
+        .unwrap();
+    kv.put(put("p/05", "again")).await.unwrap();
+    kv.put(put("p/05", "and again")).await.unwrap();
+    assert_eq!(counted(kv.range(limited(0)).await.unwrap()), (10, true, 21));
+    assert_eq!(counted(kv.range(limited(before)).await.unwrap()), (10, true, 40));
+    assert_eq!(counted(kv.range(limited(5)).await.unwrap()), (4, false, 4));
+    let only = RangeRequest { count_only: true, ..range("p/", "p0") };
+    assert_eq!(counted(kv.range(only).await.unwrap()), (0, false, 21));
+    let rest = RangeRequest { limit: 1, ..range("p/30", "\0") };
+    assert_eq!(counted(kv.range(rest).await.unwrap()), (1, true, 10));
+}
+
 #[tokio::test]
 async fn large_answers_are_split_if_asked() {
     let (local, channel) = served().await;
