@@ -28,6 +28,7 @@ mod recipe;
 pub mod snapshot;
 mod store;
 mod tasks;
+pub mod verify;
 pub mod watch;
 
 pub use compaction::AutoCompaction;

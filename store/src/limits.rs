@@ -121,3 +121,11 @@ pub const BOLT_LEAF_BYTES: usize = 256 << 20;
 pub const BOLT_BUCKETS: usize = 1000;
 /// A bbolt file's checksum is computed over so many bytes at a time.
 pub const BOLT_CHECK_BYTES: usize = 1 << 20;
+/// Read ahead while a database is verified, which goes through it from end to end.
+pub const VERIFY_READ_AHEAD: usize = 1 << 20;
+/// Rows between two tellings of how far verifying is.
+pub const VERIFY_TELL: u64 = 10_000;
+/// Findings of one kind that are told: more say nothing new.
+pub const VERIFY_FINDINGS: usize = 10;
+/// Bytes of a key that a finding shows.
+pub const VERIFY_KEY_BYTES: usize = 64;

@@ -446,6 +446,17 @@ impl Store {
         }
     }
 
+    /// Returns once the state could not be read, with the reason: the process must end then, without ending anything in good
+    /// order.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.shared.engine.failed();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The engine is gone, and nobody reads any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.subscribe()
     }
@@ -483,8 +494,15 @@ impl Store {
         T: Send + 'static,
         F: FnOnce(&View<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        let generation = self.shared.engine.current();
-        let run = move || read(&generation.view().map_err(StoreError::storage)?);
+        let engine = Arc::clone(&self.shared.engine);
+        let run = move || {
+            let generation = engine.current();
+            let found = generation.view().map_err(StoreError::storage).and_then(|view| read(&view));
+            if let Err(StoreError::Storage { source }) = &found {
+                engine.report(source);
+            }
+            found
+        };
         if short {
             return run();
         }

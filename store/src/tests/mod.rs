@@ -9,4 +9,5 @@ mod recipes;
 mod replicated;
 mod script;
 mod snapshot;
+mod verify;
 mod watching;

@@ -16,6 +16,7 @@ use super::local::Local;
 use crate::mvcc::view::View;
 use crate::mvcc::{hash, range, scrub};
 use crate::store::readable;
+use crate::verify::findings;
 use crate::watch::{WatchError, WatchOptions};
 
 #[derive(Clone, Debug)]
@@ -203,6 +204,7 @@ fn compare(local: &Local, model: &Model, runtime: &tokio::runtime::Runtime) {
     }
     let leased: BTreeSet<i64> = view.leases().expect("leases").into_iter().map(|(id, _)| id).collect();
     assert_eq!(leased, model.leases);
+    assert_eq!(findings(&generation), Vec::<String>::new(), "what `verify` says");
     for start in 1..=model.revision {
         runtime.block_on(compare_watch(local, model, start));
     }

@@ -32,7 +32,7 @@ pub fn text(answer: &Answer<'_>) -> Option<String> {
     Some(draw(headings, &rows))
 }
 
-fn draw(headings: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn draw(headings: &[&str], rows: &[Vec<String>]) -> String {
     let length = |text: &str| text.chars().count();
     let widths: Vec<usize> = headings
         .iter()
