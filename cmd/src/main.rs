@@ -168,6 +168,7 @@ fn store(args: store::StoreArgs, log_level: Option<String>) -> ExitCode {
         }
         store::StoreCommand::Client(command) => client(args.globals, *command, log_level),
         store::StoreCommand::Migrate(migrate) => told(store::migrate::run(args.globals, *migrate), log_level),
+        store::StoreCommand::Verify(verify) => told(store::verify::run(args.globals, verify), log_level),
     }
 }
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use pintle_base::task::Group;
 use pintle_raft as raft;
-use pintle_store::{Store, StoreMachine, etcd};
+use pintle_store::{Store, StoreMachine, StoreOptions, etcd};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -22,10 +22,13 @@ use crate::pki;
 const DRAIN: Duration = Duration::from_secs(4);
 const HAND_OVER: Duration = Duration::from_secs(2);
 
+/// The file in a data directory that whoever uses it holds a lock on.
+pub const LOCK: &str = "lock";
+
 /// Holds the data directory until the process ends, so that no second server writes to it.
 pub fn claim(directory: &Path) -> Result<Flock<File>> {
     pki::private_directory(directory)?;
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => anyhow::anyhow!(
@@ -46,6 +49,30 @@ fn taken(address: SocketAddr) -> String {
     format!("listen on {address}: is another server running? `ss -ltnp` shows who has the port")
 }
 
+/// Opens the state in `dir`.
+pub fn open(dir: &Path, options: StoreOptions) -> Result<(Store, StoreMachine)> {
+    Store::open(dir, options).map_err(|error| match error.is_damage() {
+        true => damaged(error.into(), "open the store"),
+        false => anyhow::Error::new(error).context("open the store"),
+    })
+}
+
+/// Why Raft does not start.
+pub fn refused(error: raft::StartError) -> anyhow::Error {
+    match error.is_damage() {
+        true => damaged(error.into(), "start raft"),
+        false => anyhow::Error::new(error).context("start raft"),
+    }
+}
+
+/// What was tried, why it is refused, and what to do.
+fn damaged(error: anyhow::Error, tried: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "{tried}: {error:#}; nothing is served from damaged data: have the other members remove this one, empty its data directory and \
+         add it again, or restore a snapshot; `pintle store verify --data-dir DIR` says what else is damaged"
+    )
+}
+
 /// Starts Raft under `store`.
 pub async fn start(
     store: &Store,
@@ -57,7 +84,7 @@ pub async fn start(
     let handle = match raft::start(options, machine, group).await {
         Ok(handle) => handle,
         Err(raft::StartError::Listen { addr, source }) => return Err(source).with_context(|| taken(addr)),
-        Err(error) => return Err(error).context("start raft"),
+        Err(error) => return Err(refused(error)),
     };
     store.attach(handle.clone(), group);
     Ok(handle)
@@ -81,8 +108,10 @@ pub fn serve(router: axum::Router, listener: TcpListener, tls: Option<etcd::Tls>
 /// Waits until the process is to stop, and stops: hands over, drains, makes everything durable.
 ///
 /// # Errors
-/// Raft failed, or a task panicked: what is in memory cannot be trusted, and nothing was ended in good order.
+/// Raft failed, the state could not be read, or a task panicked: what is in memory cannot be trusted, and nothing was ended in
+/// good order.
 pub async fn run_to_end(
+    store: &Store,
     handle: &raft::Handle,
     server: &Group,
     consensus: &Group,
@@ -91,6 +120,7 @@ pub async fn run_to_end(
     let failure = tokio::select! {
         () = server.stopping() => server.panicked(),
         reason = handle.stopped() => Some(reason.to_string()),
+        reason = store.failed() => Some(format!("read the state: {reason}")),
     };
     if let Some(reason) = failure {
         bail!("server ends: {reason}");

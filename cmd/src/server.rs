@@ -176,7 +176,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
         "server runs"
     );
 
-    member::run_to_end(&handle, &server, &consensus, vec![front]).await
+    member::run_to_end(&store, &handle, &server, &consensus, vec![front]).await
 }
 
 fn identify(config: &ServerConfig, me: &MemberConfig) -> Result<Identity> {
@@ -219,7 +219,7 @@ async fn start_store(
         auto_compaction: Some(AutoCompaction::Periodic(Duration::from_secs(300))),
         ..StoreOptions::default()
     };
-    let (store, machine) = Store::open(&config.data_dir.join("state"), options).context("open the store")?;
+    let (store, machine) = member::open(&config.data_dir.join("state"), options)?;
     let peers = config
         .members
         .iter()

@@ -8,7 +8,7 @@ use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
 
 use crate::core::Record;
-use crate::identity::{self, IdentityError};
+use crate::identity;
 use crate::machine::Peer;
 use crate::node::Node;
 use crate::start::{Peering, StartError};
@@ -58,6 +58,6 @@ pub async fn describe(peering: &Peering, address: &str) -> Result<Description, D
 
 /// Cluster and member that Raft's data directory `dir` belongs to; `None` if it is nobody's yet.
 pub fn claimed(dir: &Path) -> Result<Option<(u64, u64)>, StartError> {
-    let found = identity::read(dir).map_err(|error: IdentityError| StartError::Identity(error.to_string()))?;
+    let found = identity::read(dir)?;
     Ok(found.map(|identity| (identity.cluster_id, identity.node_id)))
 }

@@ -19,6 +19,7 @@ mod entries;
 mod fatal;
 mod fence;
 mod identity;
+pub mod inspect;
 pub mod limits;
 mod log;
 mod machine;
@@ -42,6 +43,7 @@ mod wire;
 
 pub use describe::{DescribeError, Description, claimed, describe};
 pub use fatal::Fatal;
+pub use log::is_damage;
 pub use machine::{Applied, Committed, LogId, Payload, Peer, StateMachine};
 pub use members::ChangeError;
 pub use node::Handle;

@@ -56,7 +56,7 @@ impl MarkFile {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         let newest = [0, 1].into_iter().filter_map(|slot| read_slot(&file, slot)).max_by_key(|slot| slot.sequence);
         let Some(Slot { sequence, mark }) = newest else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "both slots of the low-water mark are damaged"));
+            return Err(damaged());
         };
         Ok((Self { file, sequence, mark }, created))
     }
@@ -79,6 +79,25 @@ impl MarkFile {
         self.mark = mark;
         Ok(())
     }
+}
+
+/// What the file in `dir` says; and whether one of its slots cannot be read, as after a crash while it was written. Changes
+/// nothing.
+pub(crate) fn look(dir: &Path) -> io::Result<(Mark, bool)> {
+    let file = File::open(dir.join(FILE))?;
+    let slots = [0, 1].map(|place| read_slot(&file, place));
+    let mut broken = file.metadata()?.len() != 2 * SLOT;
+    for (place, slot) in [0, 1].into_iter().zip(&slots) {
+        let mut padded = [0; SLOT as usize];
+        let unused = file.read_exact_at(&mut padded, place * SLOT).is_ok() && padded.iter().all(|byte| *byte == 0);
+        broken |= slot.is_none() && !unused;
+    }
+    let newest = slots.into_iter().flatten().max_by_key(|slot| slot.sequence);
+    newest.map(|slot| (slot.mark, broken)).ok_or_else(damaged)
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "both slots of the low-water mark are damaged")
 }
 
 /// Which of the two places a slot goes to, and its bytes there.

@@ -108,6 +108,8 @@ pub(crate) struct Snapshots {
     temporaries: AtomicU64,
     /// What was found at start and is of no use.
     leftovers: Mutex<Vec<PathBuf>>,
+    /// Why the last snapshot that cannot be read cannot.
+    unreadable: Option<String>,
     sweeper: Sweeper,
 }
 
@@ -125,6 +127,7 @@ impl Snapshots {
         }
         let mut newest: Option<SnapshotDir> = None;
         let mut leftovers = Vec::new();
+        let mut unreadable = None;
         for entry in fs::read_dir(&dir)? {
             let path = entry?.path();
             let temporary = is_temporary(&path);
@@ -136,6 +139,7 @@ impl Snapshots {
                 Err(error) => {
                     if !temporary {
                         tracing::warn!(path = %path.display(), %error, "a snapshot cannot be read");
+                        unreadable = Some(format!("the snapshot {} cannot be read: {error}", path.display()));
                     }
                     leftovers.push(path);
                 }
@@ -148,8 +152,14 @@ impl Snapshots {
             promoting: Mutex::new(()),
             temporaries: AtomicU64::new(first_free),
             leftovers: Mutex::new(leftovers),
+            unreadable,
             sweeper,
         })
+    }
+
+    /// Why a snapshot found at start is none.
+    pub fn unreadable(&self) -> Option<&str> {
+        self.unreadable.as_deref()
     }
 
     /// Removes what is of no use. Only once everything else in the data directory was found to be in order: until then
@@ -401,12 +411,38 @@ fn temporary_number(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.strip_prefix(TEMPORARY)?.parse().ok()
 }
 
+/// A snapshot of a member that does not run: where it ends, and where its files are.
+pub(crate) type Found = (Option<RaftLogId>, PathBuf);
+
+/// The snapshots in `data_dir`, oldest first, and why the others cannot be read. Changes nothing.
+pub(crate) fn look(data_dir: &Path) -> io::Result<(Vec<Found>, Vec<String>)> {
+    let (sweeper, _) = Sweeper::detached();
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    let listed = match fs::read_dir(data_dir.join(DIR)) {
+        Ok(listed) => listed,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((found, unreadable)),
+        Err(error) => return Err(error),
+    };
+    for entry in listed {
+        let path = entry?.path();
+        match read_snapshot(&path, &sweeper) {
+            _ if is_temporary(&path) => (),
+            Ok(snapshot) => found.push((snapshot.last_log_id(), snapshot.data())),
+            Err(error) => unreadable.push(format!("the snapshot {} cannot be read: {error}", path.display())),
+        }
+    }
+    found.sort();
+    Ok((found, unreadable))
+}
+
 fn read_snapshot(path: &Path, sweeper: &Sweeper) -> io::Result<SnapshotDir> {
-    let record = fs::read(path.join(MANIFEST))?;
-    let body = codec::unwrap(MANIFEST.as_bytes(), &record).map_err(invalid)?;
-    let manifest = pb::SnapshotManifest::decode(body).map_err(invalid)?;
+    let of = |name: &str, error: io::Error| io::Error::new(error.kind(), format!("file {name}: {error}"));
+    let record = fs::read(path.join(MANIFEST)).map_err(|error| of(MANIFEST, error))?;
+    let body = codec::unwrap(MANIFEST.as_bytes(), &record).map_err(|error| of(MANIFEST, invalid(error)))?;
+    let manifest = pb::SnapshotManifest::decode(body).map_err(|error| of(MANIFEST, invalid(error)))?;
     for file in &manifest.files {
-        let size = fs::metadata(path.join(DATA).join(relative(&file.path)?))?.len();
+        let size =
+            fs::metadata(path.join(DATA).join(relative(&file.path)?)).map_err(|error| of(&file.path, error))?.len();
         if size != file.size {
             return Err(invalid(format!("file {} has {size} bytes instead of {}", file.path, file.size)));
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use pintle_base::clock;
 use pintle_base::current::Current;
+use pintle_base::error::Chain;
 use pintle_base::task::Group;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::{Raft, Record};
 use crate::fatal::{Fatal, FatalCell};
+use crate::identity::IdentityError;
 use crate::log::LogStore;
 use crate::machine::{LogId, Peer, StateMachine};
 use crate::meters::Meters;
@@ -128,8 +130,13 @@ pub enum StartError {
     Identity(String),
     #[error("{0}")]
     Log(String),
+    /// Of identity or log.
+    #[error("{0}")]
+    Damaged(String),
     #[error("raft log was purged up to {purged}, but the newest snapshot holds only {snapshot}", snapshot = shown(*.snapshot))]
     PurgedBeyondSnapshot { purged: LogId, snapshot: Option<LogId> },
+    #[error("{why}; without it, {error}")]
+    Snapshot { why: String, error: Box<StartError> },
     #[error("the state ends with {applied}, but the newest snapshot with {snapshot}")]
     SnapshotAndState { applied: LogId, snapshot: LogId },
     #[error("the state ends with {applied}, but the raft log was purged up to {purged}")]
@@ -158,6 +165,43 @@ pub enum StartError {
     },
     #[error("start raft: {0}")]
     Core(String),
+}
+
+impl StartError {
+    /// Whether what is in the data directory is damaged, or pieces of it are missing or do not belong together. No start will go
+    /// better then.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Options(_) | Self::Identity(_) | Self::Log(_) | Self::Listen { .. } | Self::Core(_) => false,
+            Self::Damaged(_)
+            | Self::PurgedBeyondSnapshot { .. }
+            | Self::Snapshot { .. }
+            | Self::SnapshotAndState { .. }
+            | Self::PurgedAndState { .. }
+            | Self::StateReplaced { .. }
+            | Self::SnapshotReplaced { .. }
+            | Self::StateBehindLog { .. }
+            | Self::StateBeyondLog { .. } => true,
+            Self::Machine(source) | Self::Io { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+        }
+    }
+}
+
+impl From<IdentityError> for StartError {
+    fn from(error: IdentityError) -> Self {
+        let text = Chain(&error).to_string();
+        match error {
+            IdentityError::Damaged { .. } | IdentityError::Missing { .. } => Self::Damaged(text),
+            _ => Self::Identity(text),
+        }
+    }
+}
+
+impl From<log::OpenError> for StartError {
+    fn from(error: log::OpenError) -> Self {
+        let text = Chain(&error).to_string();
+        if error.is_damage() { Self::Damaged(text) } else { Self::Log(text) }
+    }
 }
 
 fn shown(id: Option<LogId>) -> String {

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage;
-use pintle_base::error::Chain;
 use tokio::sync::mpsc;
 
 use crate::apply::{self, SnapshotPolicy};
@@ -46,11 +45,9 @@ pub(crate) fn open(
     std::fs::create_dir_all(&options.data_dir).map_err(io("the data directory"))?;
     let fresh =
         Identity { cluster_id: options.cluster_id, group_id: options.group_id, node_id: options.id, joining: true };
-    let identity =
-        identity::claim(&options.data_dir, fresh).map_err(|e| StartError::Identity(Chain(&e).to_string()))?;
+    let identity = identity::claim(&options.data_dir, fresh)?;
     let snapshots = Arc::new(Snapshots::open(&options.data_dir).map_err(io("the snapshots"))?);
-    let (log, writer) =
-        log::open_stepwise(&options.data_dir, fatal.clone()).map_err(|e| StartError::Log(Chain(&e).to_string()))?;
+    let (log, writer) = log::open_stepwise(&options.data_dir, fatal.clone())?;
     let policy = SnapshotPolicy { entries: options.snapshot_entries.max(1), bytes: options.snapshot_bytes.max(1) };
     let (machine, applier, tasks) =
         apply::prepare(machine, Arc::clone(&snapshots), log.flushed(), policy, fatal.clone())
@@ -62,7 +59,10 @@ pub(crate) fn open(
         last: log.last(),
     };
     check(history, |index| log.log_id_at(index)).map_err(|error| match error {
-        CheckError::Found(error) => error,
+        CheckError::Found(error) => match snapshots.unreadable() {
+            Some(why) => StartError::Snapshot { why: why.to_owned(), error: Box::new(error) },
+            None => error,
+        },
         CheckError::Read(source) => StartError::Io { what: "the raft log".to_owned(), source },
     })?;
     snapshots.sweep();
@@ -76,14 +76,14 @@ fn newest(snapshots: &Snapshots) -> Option<LogId> {
 
 /// Where the pieces end.
 #[derive(Clone, Copy, Debug, Default)]
-struct History {
-    purged: Option<LogId>,
-    snapshot: Option<LogId>,
-    applied: Option<LogId>,
-    last: Option<LogId>,
+pub(crate) struct History {
+    pub purged: Option<LogId>,
+    pub snapshot: Option<LogId>,
+    pub applied: Option<LogId>,
+    pub last: Option<LogId>,
 }
 
-enum CheckError {
+pub(crate) enum CheckError {
     Found(StartError),
     Read(io::Error),
 }
@@ -105,7 +105,7 @@ fn agree(a: LogId, b: LogId) -> bool {
 
 /// purged <= snapshot; what the log lacks is in the state or the snapshot; the state is not ahead of the log; and where two
 /// of them meet they hold the same entry. `at` reads the log's entry at an index.
-fn check(
+pub(crate) fn check(
     History { purged, snapshot, applied, last }: History,
     at: impl Fn(u64) -> io::Result<Option<LogId>>,
 ) -> Result<(), CheckError> {

@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use pintle_base::dbfiles;
 use pintle_proto::store_v1::StateRecord;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, FlushOptions, Options, SliceTransform, WriteBatch, WriteOptions,
+    DBCompressionType, FlushOptions, IteratorMode, Options, SliceTransform, WriteBatch, WriteOptions,
 };
+use tokio::sync::watch;
 
 use crate::error::OpenError;
 use crate::mvcc::record::{corrupt, decode_checked};
@@ -30,7 +32,7 @@ pub(crate) const REV: &str = "rev";
 pub(crate) const LEASE: &str = "lease";
 /// The state record, the membership, the scrub's progress.
 pub(crate) const META: &str = "meta";
-const FAMILIES: [&str; 4] = [KV, REV, LEASE, META];
+pub(crate) const FAMILIES: [&str; 4] = [KV, REV, LEASE, META];
 
 pub(crate) const STATE_KEY: &[u8] = b"state";
 pub(crate) const MEMBERSHIP_KEY: &[u8] = b"membership";
@@ -68,6 +70,8 @@ pub(crate) struct Engine {
     root: PathBuf,
     options: EngineOptions,
     current: ArcSwap<Generation>,
+    /// Why nothing may be read any more.
+    failed: watch::Sender<Option<String>>,
 }
 
 /// One opened database directory; deleted with its last reader once another one took its place.
@@ -82,14 +86,45 @@ impl Engine {
     pub fn open(root: &Path, options: EngineOptions) -> Result<Self, OpenError> {
         let directory = |source| OpenError::Directory { dir: root.display().to_string(), source };
         fs::create_dir_all(root).map_err(directory)?;
-        let number = match read_current(root).map_err(directory)? {
-            Some(number) => number,
-            None => first_generation(root)?,
+        let number = match current_dir(root) {
+            Ok(Some((number, _))) => number,
+            Ok(None) => first_generation(root)?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                let reason = error.to_string();
+                return Err(OpenError::Contradiction { dir: root.display().to_string(), reason });
+            }
+            Err(error) => return Err(directory(error)),
         };
+        let failed = |source| OpenError::Engine { dir: root.display().to_string(), source };
+        let generation = Generation::open(root, number, &options).map_err(failed)?;
+        if generation.lacks_state().map_err(failed)? {
+            let reason = "there are rows but no state record".to_owned();
+            return Err(OpenError::Contradiction { dir: root.display().to_string(), reason });
+        }
+        // Only now: until then somebody may want to look at what was there.
         remove_others(root, number).map_err(directory)?;
-        let generation = Generation::open(root, number, &options)
-            .map_err(|source| OpenError::Engine { dir: root.display().to_string(), source })?;
-        Ok(Self { root: root.to_owned(), options, current: ArcSwap::from_pointee(generation) })
+        let current = ArcSwap::from_pointee(generation);
+        Ok(Self { root: root.to_owned(), options, current, failed: watch::Sender::new(None) })
+    }
+
+    /// A read found damage, or the disk failed: the member must end (I4), a block that was read before may hide more.
+    pub fn report(&self, error: &io::Error) {
+        if !matches!(error.kind(), io::ErrorKind::Other | io::ErrorKind::InvalidData) {
+            return;
+        }
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                tracing::error!(%error, "the state cannot be read, the process must end");
+                *failed = Some(error.to_string());
+            }
+            first
+        });
+    }
+
+    /// Why nothing may be read any more, once that is so.
+    pub fn failed(&self) -> watch::Receiver<Option<String>> {
+        self.failed.subscribe()
     }
 
     pub fn current(&self) -> Arc<Generation> {
@@ -116,16 +151,39 @@ impl Engine {
 impl Generation {
     fn open(root: &Path, number: u64, options: &EngineOptions) -> io::Result<Self> {
         let dir = generation_dir(root, number);
-        let (db_options, family_options) = rocksdb_options(options);
-        let families = FAMILIES.map(|name| {
-            let mut family = family_options.clone();
-            if name == KV {
-                find_keys_by_filter(&mut family);
-            }
-            ColumnFamilyDescriptor::new(name, family)
-        });
+        let (mut db_options, family_options) = rocksdb_options(options);
+        // A state that was there is never made anew in its own ruins.
+        let fresh = dbfiles::check(&dir).map_err(damaged)?.is_none();
+        db_options.create_if_missing(fresh);
+        db_options.create_missing_column_families(fresh);
+        let families = families(&family_options);
         let db = DB::open_cf_descriptors(&db_options, &dir, families).map_err(io::Error::other)?;
         Ok(Self { db: Some(db), dir, number, retired: AtomicBool::new(false) })
+    }
+
+    /// Opens the database in `dir` to look at it: nothing is changed, and nothing can be written.
+    pub fn inspect(dir: &Path, options: &EngineOptions) -> io::Result<Self> {
+        if dbfiles::check(dir).map_err(damaged)?.is_none() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no database in {}", dir.display())));
+        }
+        let (db_options, family_options) = rocksdb_options(options);
+        let families = families(&family_options);
+        let db = DB::open_cf_descriptors_read_only(&db_options, dir, families, false).map_err(io::Error::other)?;
+        Ok(Self { db: Some(db), dir: dir.to_owned(), number: 0, retired: AtomicBool::new(false) })
+    }
+
+    /// Whether there is data but nothing that says of which revision: then part of the database is missing.
+    fn lacks_state(&self) -> io::Result<bool> {
+        if self.db().get_pinned_cf(self.family(META)?, STATE_KEY).map_err(io::Error::other)?.is_some() {
+            return Ok(false);
+        }
+        // What a member notes for itself may be there before the first entry.
+        for name in [KV, REV, LEASE] {
+            if let Some(row) = self.db().iterator_cf(self.family(name)?, IteratorMode::Start).next() {
+                return row.map(|_| true).map_err(io::Error::other);
+            }
+        }
+        Ok(false)
     }
 
     pub fn db(&self) -> &DB {
@@ -238,8 +296,6 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     family.set_level_compaction_dynamic_level_bytes(true);
 
     let mut db = family.clone();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
     db.set_atomic_flush(true);
     db.set_db_write_buffer_size(options.write_buffer_bytes / 2 * 3);
     db.set_allow_concurrent_memtable_write(false);
@@ -253,6 +309,25 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     (db, family)
 }
 
+fn families(options: &Options) -> [ColumnFamilyDescriptor; 4] {
+    FAMILIES.map(|name| {
+        let mut family = options.clone();
+        if name == KV {
+            find_keys_by_filter(&mut family);
+        }
+        ColumnFamilyDescriptor::new(name, family)
+    })
+}
+
+fn damaged(error: dbfiles::FilesError) -> io::Error {
+    match error {
+        dbfiles::FilesError::Io { file, source } => {
+            io::Error::new(source.kind(), format!("read {}: {source}", file.display()))
+        }
+        error => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
 /// Filters over user keys: whether a key exists at all is asked with every create, and mostly answered without a read.
 fn find_keys_by_filter(family: &mut Options) {
     let transform = SliceTransform::create(
@@ -264,13 +339,31 @@ fn find_keys_by_filter(family: &mut Options) {
     family.set_memtable_prefix_bloom_ratio(0.02);
 }
 
+/// Number and directory of the state in `root`, which may not have been made yet; `None` if there is none.
+///
+/// # Errors
+/// There is a state, but not the one that `CURRENT` names.
+pub(crate) fn current_dir(root: &Path) -> io::Result<Option<(u64, PathBuf)>> {
+    let number = read_current(root)?;
+    let others = if root.exists() { generations(root)? } else { Vec::new() };
+    let dir = number.map(|number| (number, generation_dir(root, number)));
+    let found = match &dir {
+        None if !others.is_empty() => Err("there is a state but no file CURRENT".to_owned()),
+        Some((_, dir)) if !others.is_empty() && !others.contains(dir) => {
+            Err(format!("file CURRENT names {}, but that is not there", dir.display()))
+        }
+        _ => Ok(dir),
+    };
+    found.map_err(|what: String| io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
 fn generation_dir(root: &Path, number: u64) -> PathBuf {
     root.join(format!("{DIRECTORY_PREFIX}{number:06}"))
 }
 
 fn read_current(root: &Path) -> io::Result<Option<u64>> {
-    let text = match fs::read_to_string(root.join(CURRENT)) {
-        Ok(text) => text,
+    let text = match fs::read(root.join(CURRENT)) {
+        Ok(text) => String::from_utf8(text).unwrap_or_default(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -279,13 +372,9 @@ fn read_current(root: &Path) -> io::Result<Option<u64>> {
     number.map(Some).ok_or_else(|| corrupt("file CURRENT"))
 }
 
-/// Begins an empty state; refuses if a state lies here that nothing points to.
+/// Begins an empty state.
 fn first_generation(root: &Path) -> Result<u64, OpenError> {
     let directory = |source| OpenError::Directory { dir: root.display().to_string(), source };
-    if !generations(root).map_err(directory)?.is_empty() {
-        let reason = "there is a state but no file CURRENT".to_owned();
-        return Err(OpenError::Contradiction { dir: root.display().to_string(), reason });
-    }
     write_current(root, 1).map_err(directory)?;
     Ok(1)
 }

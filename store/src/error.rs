@@ -212,6 +212,20 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether what is there is damaged, or pieces of it are missing. No start will go better then.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Contradiction { .. } => true,
+            Self::Directory { source, .. } => source.kind() == io::ErrorKind::InvalidData,
+            Self::Engine { source, .. } => {
+                let engine = source.get_ref().and_then(|error| error.downcast_ref::<rocksdb::Error>());
+                engine.map_or(source.kind() == io::ErrorKind::InvalidData, pintle_raft::is_damage)
+            }
+        }
+    }
+}
+
 /// Why a watch was refused or ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {

@@ -33,6 +33,7 @@ pub mod snapshot;
 mod store;
 mod tasks;
 mod top;
+pub mod verify;
 pub mod watch;
 
 pub use audit::AuditOptions;

@@ -184,3 +184,12 @@ pub const STREAM_WINDOW: u32 = 2 << 20;
 /// Bytes a client may send on all streams of a connection. Small messages are bounded by it, too: with less, a client that opened a few
 /// hundred watches at once was taken for a flood and cut off.
 pub const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Read ahead while a database is verified, which goes through it from end to end.
+pub const VERIFY_READ_AHEAD: usize = 1 << 20;
+/// Rows between two tellings of how far verifying is.
+pub const VERIFY_TELL: u64 = 10_000;
+/// Findings of one kind that are told: more say nothing new.
+pub const VERIFY_FINDINGS: usize = 10;
+/// Bytes of a key that a finding shows.
+pub const VERIFY_KEY_BYTES: usize = 64;

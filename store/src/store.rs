@@ -449,6 +449,17 @@ impl Store {
         }
     }
 
+    /// Returns once the state could not be read, with the reason: the process must end then, without ending anything in good
+    /// order.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.shared.engine.failed();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The engine is gone, and nobody reads any more.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.subscribe()
     }

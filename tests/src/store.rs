@@ -131,6 +131,23 @@ impl Store {
         }
     }
 
+    /// The exit code of a member that ended by itself, or `None` while it runs. What was killed has no code.
+    pub fn has_ended(&mut self, at: usize) -> Option<Option<i32>> {
+        let status = self.members[at].child.as_mut()?.try_wait().expect("wait for a member")?;
+        self.members[at].child = None;
+        Some(status.code())
+    }
+
+    /// The same for what changes the store.
+    #[track_caller]
+    pub fn until_mut(&mut self, what: &str, mut test: impl FnMut(&mut Self) -> bool) {
+        let began = Instant::now();
+        while !test(self) {
+            assert!(began.elapsed() < DEADLINE, "{what}: not in time\n{}", self.log(0));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub fn etcdctl_of(&self, members: &[usize], arguments: &[&str]) -> Ran {
         let endpoints: Vec<String> =
             members.iter().map(|at| format!("http://127.0.0.1:{}", self.members[*at].client)).collect();
@@ -165,13 +182,21 @@ impl Store {
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
+impl Store {
+    /// Ends all members at once, whatever they are at.
+    pub fn kill_all(&mut self) {
         for member in &mut self.members {
             if let Some(child) = &mut member.child {
                 let _ = child.kill(); // it may have ended by itself
                 let _ = child.wait();
             }
+            member.child = None;
         }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.kill_all();
     }
 }

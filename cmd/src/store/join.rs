@@ -11,6 +11,7 @@ use pintle_base::task::Group;
 use pintle_raft as raft;
 
 use super::config::{Config, Founder};
+use crate::member;
 
 /// How long a member that has data asks the others where they are now, before it goes by its flags.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,7 +33,7 @@ pub struct Place {
 }
 
 pub async fn place(config: &Config, peering: &raft::Peering, raft_dir: &Path) -> Result<Place> {
-    let claimed = raft::claimed(raft_dir)?;
+    let claimed = raft::claimed(raft_dir).map_err(member::refused)?;
     if !config.join {
         let me = config.myself()?;
         let (cluster_id, id) = claimed.unwrap_or((config.cluster_id, me.id));

@@ -8,6 +8,7 @@ pub mod migrate;
 mod restore;
 mod serve;
 mod tls;
+pub mod verify;
 
 use anyhow::Result;
 
@@ -34,6 +35,9 @@ pub enum StoreCommand {
     /// Copy keys, values and leases of an etcd, or of its snapshot, into a store
     #[command(after_help = migrate::HELP)]
     Migrate(Box<migrate::MigrateArgs>),
+    /// Check all data of a stopped member: checksums, history, invariants; prints its hash
+    #[command(after_help = verify::HELP)]
+    Verify(verify::VerifyArgs),
     #[command(flatten)]
     Client(Box<ctl::grammar::Command>),
 }

@@ -57,7 +57,7 @@ pub async fn run(config: Config) -> Result<()> {
     let fronts: Vec<JoinHandle<()>> = listeners.into_iter().map(front).collect();
     announce(&config, &store, &server);
 
-    member::run_to_end(&handle, &server, &consensus, fronts).await
+    member::run_to_end(&store, &handle, &server, &consensus, fronts).await
 }
 
 /// Makes this the only member, if it is not already. Left in a unit file the flag does the same at each start: members added since would
@@ -122,7 +122,7 @@ async fn start(
         audit: config.audit.clone(),
         ..StoreOptions::default()
     };
-    let (store, machine) = Store::open(&config.data_dir.join(STATE_DIR), options).context("open the store")?;
+    let (store, machine) = member::open(&config.data_dir.join(STATE_DIR), options)?;
     let listen = config.listen_peer.address()?;
     let mut options = raft::Options::new(id, cluster_id, config.data_dir.join(RAFT_DIR), listen, peers, peering);
     options.join = join;

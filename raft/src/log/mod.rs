@@ -18,6 +18,7 @@ use std::io;
 use std::path::PathBuf;
 
 use parking_lot::Mutex;
+use pintle_base::dbfiles::FilesError;
 use rocksdb::DB;
 use tokio::sync::watch;
 
@@ -27,7 +28,7 @@ use crate::machine::LogId;
 use tail::Tail;
 use writer::Queue;
 
-pub(crate) use open::open_stepwise;
+pub(crate) use open::{Inspected, inspect, open_stepwise};
 pub(crate) use store::LogStore;
 pub(crate) use writer::{Operation, Worker, Writer};
 
@@ -49,6 +50,10 @@ pub(crate) enum OpenError {
         #[source]
         source: rocksdb::Error,
     },
+    #[error("raft log")]
+    Files(#[from] FilesError),
+    #[error("raft log in {dir} is empty, although it has made promises", dir = .dir.display())]
+    Gone { dir: PathBuf },
     #[error("open the low-water mark of the raft log")]
     Mark {
         #[source]
@@ -80,6 +85,27 @@ pub(crate) enum OpenError {
     MarkMissing,
 }
 
+impl OpenError {
+    /// Whether something that was there is damaged or gone; not that the disk is full or refuses.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::RocksDb { source, .. } => is_damage(source),
+            Self::Mark { source } => source.kind() == io::ErrorKind::InvalidData,
+            Self::Files(FilesError::Io { .. }) => false,
+            _ => true,
+        }
+    }
+}
+
+/// Whether RocksDB found its files damaged, or missing.
+pub fn is_damage(error: &rocksdb::Error) -> bool {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => true,
+        rocksdb::ErrorKind::IOError => error.as_ref().contains("No such file or directory"),
+        _ => false,
+    }
+}
+
 /// What openraft, readers and the writer share.
 pub(crate) struct Shared {
     db: DB,
@@ -91,7 +117,7 @@ pub(crate) struct Shared {
 
 /// The log as openraft sees it: what was asked for, whether or not it has reached the disk.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     vote: Option<Vote>,
     purged: Option<RaftLogId>,
     committed: Option<RaftLogId>,

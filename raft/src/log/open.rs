@@ -1,19 +1,22 @@
-//! Opens the log and proves that it is whole: every record's checksum, no gaps, terms that only grow, a vote, and nothing
-//! missing of what the low-water mark says was synced (I14).
+//! Opens the log and proves that it is whole: RocksDB's own files, every record's checksum, no gaps, terms that only grow, a
+//! vote, and nothing missing of what the low-water mark says was synced (I14).
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use openraft::EntryPayload;
 use parking_lot::Mutex;
+use pintle_base::dbfiles;
 use rocksdb::{ColumnFamilyDescriptor, DB, DBRecoveryMode, IteratorMode, LogLevel, Options, ReadOptions};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::{COMMITTED, DIR, LOG, META, OpenError, PURGED, Queue, Shared, State, VOTE, Worker, key};
 use crate::codec;
-use crate::core::{Membership, RaftLogId, log_id, next_index};
+use crate::core::{Membership, RaftLogId, Vote, log_id, next_index};
 use crate::fatal::FatalCell;
+use crate::machine::LogId;
 use crate::mark::{Mark, MarkFile};
 
 /// Opens or creates the log in `data_dir`. Nothing reaches the disk until somebody lets the worker work.
@@ -21,6 +24,11 @@ pub(crate) fn open_stepwise(data_dir: &Path, fatal: FatalCell) -> Result<(Arc<Sh
     let dir = data_dir.join(DIR);
     let fresh = !dir.exists();
     let (mark, mark_created) = MarkFile::open(data_dir).map_err(|source| OpenError::Mark { source })?;
+    let begun = look(&dir)?;
+    // A log that has promised something is never made anew in the place of one that is gone.
+    if !begun && mark.mark() != Mark::default() {
+        return Err(OpenError::Gone { dir });
+    }
     let db = open_db(&dir).map_err(|source| OpenError::RocksDb { dir: dir.clone(), source })?;
     if fresh {
         crate::identity::sync_dir(data_dir).map_err(|source| OpenError::Mark { source })?;
@@ -39,25 +47,95 @@ pub(crate) fn open_stepwise(data_dir: &Path, fatal: FatalCell) -> Result<(Arc<Sh
     Ok((shared, worker))
 }
 
+/// Whether there is a log; refuses one that has lost a write that was synced.
+fn look(dir: &Path) -> Result<bool, OpenError> {
+    let found = dbfiles::check(dir)?;
+    for rest in found.iter().flat_map(|files| &files.unfinished) {
+        tracing::warn!(file = %rest.file.display(), at = rest.at, bytes = rest.bytes, "dropping a write that a crash cut off");
+    }
+    Ok(found.is_some())
+}
+
+/// The log of a member that does not run, to be read only.
+pub(crate) struct Inspected {
+    db: DB,
+    state: State,
+    first: u64,
+}
+
+/// Reads the whole log in `data_dir` and compares it with `mark`. Changes nothing.
+pub(crate) fn inspect(data_dir: &Path, mark: Mark) -> Result<Inspected, OpenError> {
+    let dir = data_dir.join(DIR);
+    if dbfiles::check(&dir)?.is_none() {
+        return Err(OpenError::Gone { dir });
+    }
+    let db = DB::open_cf_descriptors_read_only(&options(), &dir, families(), false)
+        .map_err(|source| OpenError::RocksDb { dir: dir.clone(), source })?;
+    let state = load(&db).map_err(|error| error.named(&dir))?;
+    check(&db, &state, mark).map_err(|error| error.named(&dir))?;
+    let first = next_index(state.purged);
+    Ok(Inspected { db, state, first })
+}
+
+impl Inspected {
+    pub fn vote(&self) -> Option<Vote> {
+        self.state.vote
+    }
+
+    pub fn purged(&self) -> Option<LogId> {
+        self.state.purged.map(log_id)
+    }
+
+    pub fn last(&self) -> Option<LogId> {
+        self.state.last.map(log_id)
+    }
+
+    pub fn entries(&self) -> u64 {
+        next_index(self.state.last).saturating_sub(self.first)
+    }
+
+    pub fn newest_membership(&self) -> io::Result<Option<Membership>> {
+        newest_membership(&self.db).map_err(io::Error::other)
+    }
+
+    /// The id of the entry at `index`, or of the purge that ends there.
+    pub fn log_id_at(&self, index: u64) -> io::Result<Option<LogId>> {
+        if let Some(purged) = self.state.purged.filter(|purged| purged.index == index) {
+            return Ok(Some(log_id(purged)));
+        }
+        let held = (self.first..next_index(self.state.last)).contains(&index);
+        let found = if held { entry_at(&self.db, &self.state, index).map_err(io::Error::other)? } else { None };
+        Ok(found.map(log_id))
+    }
+}
+
 fn open_db(dir: &Path) -> Result<DB, rocksdb::Error> {
-    let mut options = Options::default();
+    let mut options = options();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
+    DB::open_cf_descriptors(&options, dir, families())
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
     options.set_paranoid_checks(true);
-    // A torn tail is a write that was never acknowledged; anything more is found by `check`.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // Up to the write that a crash cut off, which was never acknowledged. That it is one is known by then: see `look`.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // The small family would otherwise keep every write-ahead file alive.
     options.set_max_total_wal_size(256 << 20);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(3);
     options.set_log_level(LogLevel::Warn);
-    let families = [
+    options
+}
+
+fn families() -> [ColumnFamilyDescriptor; 3] {
+    [
         ColumnFamilyDescriptor::new("default", Options::default()),
         ColumnFamilyDescriptor::new(LOG, log_options()),
         ColumnFamilyDescriptor::new(META, Options::default()),
-    ];
-    DB::open_cf_descriptors(&options, dir, families)
+    ]
 }
 
 /// Most entries are purged before they leave memory; those that do not must never stall the writer.

@@ -268,7 +268,9 @@ async fn an_older_vote_is_found() {
 async fn a_wiped_log_beside_its_mark_is_found() {
     let dir = filled().await;
     fs::remove_dir_all(dir.path().join(DIR)).expect("wipe");
-    assert_eq!(refused(&dir), "raft log lost its vote: term 2 was promised, term 0 was found");
+    let log = dir.path().join(DIR);
+    assert_eq!(refused(&dir), format!("raft log in {} is empty, although it has made promises", log.display()));
+    assert!(!log.exists(), "nothing was made in its place");
 }
 
 #[tokio::test]

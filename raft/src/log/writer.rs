@@ -1,7 +1,9 @@
 //! The one thread that writes the log. It takes everything waiting, makes one RocksDB write batch of it, writes it with one
 //! sync, then runs the callbacks. So votes, appends, truncations and purges are one queue, first in, first out.
 //!
-//! Always holds: after the first error nothing is written any more (I6); every later operation fails with the same error.
+//! Always holds: after the first error nothing is written any more (I6); every later operation fails with the same error. Every
+//! write is synced before the next one: so whatever is followed by another in the file was acknowledged, and the next start
+//! can tell a write that a crash cut off from damage.
 //!
 //! [`Worker`] does one step at a time and knows nothing of threads: [`Writer`] is the thread, a simulation takes the steps
 //! itself, when it pleases.
@@ -170,8 +172,9 @@ impl Drop for Writer {
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     options: WriteOptions,
-    lazy: WriteOptions,
     mark: MarkFile,
+    /// How far is committed, if that is not written yet: it goes with the next write, nobody waits for it.
+    committed: Option<Option<RaftLogId>>,
     /// What the log holds on stable storage: what the mark may be raised to.
     synced: Mark,
     marked: clock::Instant,
@@ -193,13 +196,14 @@ struct Plan {
     truncations: u64,
     last: Option<Option<RaftLogId>>,
     purged: Option<RaftLogId>,
+    committed: Option<Option<RaftLogId>>,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, mark: MarkFile, fatal: FatalCell) -> Self {
         Self {
             options: synced(),
-            lazy: WriteOptions::default(),
+            committed: None,
             marked: clock::now(),
             truncations: 0,
             synced: mark.mark(),
@@ -225,13 +229,26 @@ impl Worker {
         self.finish();
     }
 
-    /// The last step: the mark says all that was synced.
+    /// The last step: the log says how far is committed, and the mark all that was synced.
     pub fn finish(&mut self) {
         if self.failed.is_none()
-            && let Err(error) = self.raise_mark()
+            && let Err(error) = self.write_committed().and_then(|()| self.raise_mark())
         {
             self.fail(&error);
         }
+    }
+
+    fn write_committed(&mut self) -> io::Result<()> {
+        let Some(committed) = self.committed.take() else { return Ok(()) };
+        let mut batch = WriteBatch::default();
+        self.put_committed(&mut batch, committed)?;
+        self.shared.db.write_opt(batch, &self.options).map_err(io::Error::other)
+    }
+
+    fn put_committed(&self, batch: &mut WriteBatch, committed: Option<RaftLogId>) -> io::Result<()> {
+        let meta = self.shared.db.cf_handle(META).ok_or_else(|| io::Error::other("column family meta is missing"))?;
+        batch.put_cf(meta, COMMITTED, codec::encode(COMMITTED, &committed).map_err(io::Error::other)?);
+        Ok(())
     }
 
     /// Writes what was asked for, tells those who asked, and raises the mark if that is due.
@@ -263,13 +280,19 @@ impl Worker {
     }
 
     fn try_write(&mut self, operations: &[Operation]) -> io::Result<()> {
-        let plan = self.plan(operations)?;
+        let mut plan = self.plan(operations)?;
+        self.committed = plan.committed.or(self.committed);
+        if !plan.sync {
+            return Ok(());
+        }
         if let Some((_, kept)) = plan.truncated {
             self.lower_mark(kept)?;
         }
-        let options = if plan.sync { &self.options } else { &self.lazy };
+        if let Some(committed) = self.committed.take() {
+            self.put_committed(&mut plan.batch, committed)?;
+        }
         let (began, bytes) = (clock::now(), plan.batch.size_in_bytes());
-        self.shared.db.write_opt(plan.batch, options).map_err(io::Error::other)?;
+        self.shared.db.write_opt(plan.batch, &self.options).map_err(io::Error::other)?;
         if let Some(meters) = &self.meters {
             meters.wrote(bytes, began.elapsed(), plan.sync);
         }
@@ -343,9 +366,7 @@ impl Worker {
                     // leaves a log that seems to lack its beginning.
                     plan.sync = true;
                 }
-                Operation::Committed(committed) => {
-                    plan.batch.put_cf(meta, COMMITTED, codec::encode(COMMITTED, committed).map_err(io::Error::other)?);
-                }
+                Operation::Committed(committed) => plan.committed = Some(*committed),
             }
         }
         Ok(plan)
@@ -408,5 +429,6 @@ mod tests {
         assert!(plan.purged.is_some() && plan.sync);
         let plan = worker.plan(&[Operation::Committed(None)]).expect("plan");
         assert!(plan.purged.is_none() && !plan.sync, "nothing depends on it");
+        assert!(plan.batch.is_empty(), "a write that is not synced would look like one that was");
     }
 }

@@ -120,9 +120,11 @@ impl Store {
     {
         if short {
             let generation = self.shared().engine.current();
-            return read(&Reading::new(generation.view().map_err(StoreError::storage)?, None));
+            let view = generation.view().map_err(StoreError::storage);
+            return self.noted(view.and_then(|view| read(&Reading::new(view, None))));
         }
-        self.read_in_turns(None, read).await
+        let found = self.read_in_turns(None, read).await;
+        self.noted(found)
     }
 
     /// The same for what is known to be long: it never begins anew.
@@ -132,7 +134,16 @@ impl Store {
         F: Fn(&Reading<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let place = self.shared().readers.large(self.flow()).await?;
-        self.read_in_turns(Some(place), read).await
+        let found = self.read_in_turns(Some(place), read).await;
+        self.noted(found)
+    }
+
+    /// Passes on what a read found; if that is damage, the member ends.
+    fn noted<T>(&self, found: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Storage { source }) = &found {
+            self.shared().engine.report(source);
+        }
+        found
     }
 
     async fn read_in_turns<T, F>(&self, mut place: Option<Large>, mut read: F) -> Result<T, StoreError>

@@ -164,7 +164,7 @@ pub(crate) struct Change<'a> {
 
 pub(crate) fn encode_change(key: &[u8], version: &Version) -> Vec<u8> {
     let mut out = Vec::with_capacity(6 + key.len());
-    match kv_len(key, version) {
+    match encoded_size(key, version) {
         Some(size) => {
             out.put_u8(SIZED_PUT);
             encode_varint(size as u64, &mut out);
@@ -189,7 +189,7 @@ pub(crate) fn decode_change(raw: &[u8]) -> io::Result<Change<'_>> {
 }
 
 /// Bytes of `version` as an encoded `mvccpb.KeyValue`; `None` if it is a tombstone.
-fn kv_len(key: &[u8], version: &Version) -> Option<usize> {
+pub(crate) fn encoded_size(key: &[u8], version: &Version) -> Option<usize> {
     let live = version.live.as_ref()?;
     let field = |len: usize| if len == 0 { 0 } else { 1 + encoded_len_varint(len as u64) + len };
     let numbers = [live.created, version.modified, live.version, live.lease];

@@ -64,8 +64,11 @@ impl Scrub {
                 Ok(through) => {
                     self.done.send_replace(through);
                 }
-                // History stays a little longer; the data itself is untouched.
-                Err(error) => tracing::warn!(%error, "history was not removed, the next compaction tries again"),
+                // History stays a little longer. That the data cannot be read is another matter.
+                Err(error) => {
+                    tracing::warn!(%error, "history was not removed, the next compaction tries again");
+                    engine.report(&error);
+                }
             }
         }
     }

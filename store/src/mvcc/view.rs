@@ -300,6 +300,13 @@ fn parse_lease(raw: &[u8]) -> Option<i64> {
     Some(i64::from_be_bytes(id.try_into().ok()?))
 }
 
+/// The lease and the key of an attachment.
+pub(crate) fn parse_attachment(raw: &[u8]) -> Option<(i64, &[u8])> {
+    let (&ATTACHMENT, rest) = raw.split_first()? else { return None };
+    let (id, key) = rest.split_first_chunk::<8>()?;
+    Some((i64::from_be_bytes(*id), key))
+}
+
 pub(crate) fn attachment_key(id: i64, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(9 + key.len());
     out.push(ATTACHMENT);

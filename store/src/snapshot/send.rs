@@ -35,6 +35,7 @@ pub(crate) fn stream(store: &Store) -> Result<ReceiverStream<Message>, StoreErro
             Err(error) if sender.is_closed() => tracing::info!(%error, "a snapshot was given up by its receiver"),
             Err(error) => {
                 tracing::warn!(%error, "a snapshot could not be sent");
+                store.shared().engine.report(&error);
                 let told = sender.send(Err(StoreError::storage(error).into()));
                 let _ = runtime.block_on(clock::timeout(limits::SNAPSHOT_STALL, told));
             }

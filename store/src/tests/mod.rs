@@ -10,4 +10,5 @@ mod recipes;
 mod replicated;
 mod script;
 mod snapshot;
+mod verify;
 mod watching;

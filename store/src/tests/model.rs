@@ -17,6 +17,7 @@ use super::local::Local;
 use crate::calls::read::readable;
 use crate::mvcc::view::View;
 use crate::mvcc::{hash, range, scrub};
+use crate::verify::findings;
 use crate::watch::{WatchError, WatchOptions};
 
 #[derive(Clone, Debug)]
@@ -204,6 +205,7 @@ fn compare(local: &Local, model: &Model, runtime: &tokio::runtime::Runtime) {
     }
     let leased: BTreeSet<i64> = view.leases().expect("leases").into_iter().map(|(id, _)| id).collect();
     assert_eq!(leased, model.leases);
+    assert_eq!(findings(&generation), Vec::<String>::new(), "what `verify` says");
     for start in 1..=model.revision {
         runtime.block_on(compare_watch(local, model, start));
     }

@@ -25,7 +25,10 @@ pub(crate) struct Read {
 
 /// Reads the matching events from `from` on, up to a bound, at a whole revision.
 pub(super) fn read(engine: &Engine, selector: &Selector, from: i64) -> Result<Read, WatchError> {
-    let failed = |error: io::Error| WatchError::Storage(error.to_string());
+    let failed = |error: io::Error| {
+        engine.report(&error);
+        WatchError::Storage(error.to_string())
+    };
     let generation = engine.current();
     let view = generation.view().map_err(failed)?;
     let compacted = view.compacted();

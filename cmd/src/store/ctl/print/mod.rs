@@ -162,6 +162,11 @@ pub fn out(text: impl AsRef<[u8]>) -> Done {
     })
 }
 
+/// A table of box-drawing lines; each row has a cell below each heading.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    table::draw(headings, rows)
+}
+
 fn protobuf(answer: &Answer<'_>) -> Option<Vec<u8>> {
     // Of leases etcdctl prints the header alone, and scripts read that.
     let header = |header: &Option<e::ResponseHeader>| header.unwrap_or_default().encode_to_vec();
