@@ -87,7 +87,7 @@ impl Engine {
             None => first_generation(root)?,
         };
         remove_others(root, number).map_err(directory)?;
-        let generation = Generation::open(root, number, &options)
+        let generation = Generation::open(root, number, &options, true)
             .map_err(|source| OpenError::Engine { dir: root.display().to_string(), source })?;
         Ok(Self { root: root.to_owned(), options, current: ArcSwap::from_pointee(generation) })
     }
@@ -104,7 +104,8 @@ impl Engine {
             fs::remove_dir_all(&target)?;
         }
         copy_checkpoint(dir, &target)?;
-        let next = Generation::open(&self.root, number, &self.options)?;
+        // Not made anew: a checkpoint without its files is damaged, not empty.
+        let next = Generation::open(&self.root, number, &self.options, false)?;
         next.view()?; // a checkpoint without a readable state never becomes current
         write_current(&self.root, number)?;
         let before = self.current.swap(Arc::new(next));
@@ -114,9 +115,12 @@ impl Engine {
 }
 
 impl Generation {
-    fn open(root: &Path, number: u64, options: &EngineOptions) -> io::Result<Self> {
+    /// `make` begins an empty database where there is none.
+    fn open(root: &Path, number: u64, options: &EngineOptions, make: bool) -> io::Result<Self> {
         let dir = generation_dir(root, number);
-        let (db_options, family_options) = rocksdb_options(options);
+        let (mut db_options, family_options) = rocksdb_options(options);
+        db_options.create_if_missing(make);
+        db_options.create_missing_column_families(make);
         let families = FAMILIES.map(|name| {
             let mut family = family_options.clone();
             if name == KV {
@@ -238,8 +242,6 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     family.set_level_compaction_dynamic_level_bytes(true);
 
     let mut db = family.clone();
-    db.create_if_missing(true);
-    db.create_missing_column_families(true);
     db.set_atomic_flush(true);
     db.set_db_write_buffer_size(options.write_buffer_bytes / 2 * 3);
     db.set_allow_concurrent_memtable_write(false);

@@ -159,6 +159,8 @@ pub(crate) struct Shared {
     /// Tasks that outlive the request they belong to.
     group: OnceLock<task::Group>,
     readers: Semaphore,
+    /// Room for answers that wait to be sent.
+    pub answers: etcd::answers::Room,
     /// Room for snapshots that are being sent.
     pub snapshots: Arc<Semaphore>,
 }
@@ -241,6 +243,7 @@ impl Store {
             consensus: OnceLock::new(),
             group: OnceLock::new(),
             readers: Semaphore::new(limits::RANGE_READERS),
+            answers: etcd::answers::Room::new(limits::ANSWERS_BYTES),
             snapshots: Arc::new(Semaphore::new(limits::SNAPSHOTS)),
         });
         shared.reload().map_err(failed)?;

@@ -1,5 +1,6 @@
 //! `etcdserverpb.KV`.
 
+use std::future::Future;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
@@ -9,9 +10,13 @@ use pintle_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
+use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::answers::{self, Client};
 use super::{acting, require_leader, require_voter};
+use crate::apply;
+use crate::error::StoreError;
 use crate::mvcc::range::has_filters;
 use crate::store::Store;
 
@@ -29,6 +34,15 @@ impl Kv {
         require_voter(&self.store)
     }
 
+    /// Answers with what may be large; `make` only reads.
+    async fn large<T: Message, F>(&self, client: Option<Client>, make: impl Fn() -> F) -> Result<Response<T>, Status>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let (room, patience) = (&self.store.shared().answers, self.store.options().request_timeout);
+        Ok(answers::make(room, client, patience, make).await?)
+    }
+
     fn admit_read(&self, request: &Request<RangeRequest>) -> Result<(), Status> {
         require_leader(&self.store, request.metadata())?;
         if request.get_ref().serializable { Ok(()) } else { require_voter(&self.store) }
@@ -39,7 +53,9 @@ impl Kv {
 impl KvService for Kv {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.admit_read(&request)?;
-        Ok(Response::new(acting(&self.store, &request).range(request.into_inner()).await?))
+        let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
+        let request = request.into_inner();
+        self.large(client, || store.range(request.clone())).await
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
@@ -77,7 +93,12 @@ impl KvService for Kv {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(acting(&self.store, &request).txn(request.into_inner(), None).await?))
+        let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
+        let request = request.into_inner();
+        if apply::is_read_only(&request) {
+            return self.large(client, || store.txn(request.clone(), None)).await;
+        }
+        Ok(Response::new(store.txn(request, None).await?))
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {

@@ -26,8 +26,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::answers::Client;
 use super::browser::OverTls;
 use super::gate::CommonName;
+use super::opening::Opening;
 use crate::limits;
 
 /// Why the port was given up.
@@ -153,7 +155,12 @@ async fn requests<S>(router: Router, stream: S, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = router.map_request(|request: hyper::Request<Incoming>| request.map(Body::new));
+    let client = Client::new();
+    let stalled = client.stalled.clone();
+    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(client.clone());
+        request.map(Body::new)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEADERS);
     builder
@@ -161,12 +168,14 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .adaptive_window(true)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+        .keep_alive_interval(limits::KEEP_ALIVE)
+        .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
+    let stream = TokioIo::new(Opening::new(stream));
+    let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
+        () = stalled.cancelled() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     if let Ok(ended) = clock::timeout(limits::DRAIN, connection).await {
