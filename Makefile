@@ -11,7 +11,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)
 PINTLE := target/release/pintle
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down check test differential foreign-clients failover bench bench-store
+.PHONY: help setup build up down check test fuzz differential foreign-clients failover bench bench-store
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -34,8 +34,12 @@ check: setup ## Formatting, lints, licences
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny > /dev/null; then cargo deny --locked check licenses bans sources; else echo "check: cargo-deny is not installed, licences not checked"; fi
 
-test: build ## Every test: unit, script, in-process clusters, real processes and clients
+test: build ## Every test: unit, script, in-process clusters, real processes and clients; each fuzz target for a moment
 	CARGO_TARGET_$(HOST)_RUNNER=$(CURDIR)/scripts/run-test $(CARGO) test --release --locked --workspace --no-fail-fast
+	FUZZ_SECONDS=6 scripts/fuzz
+
+fuzz: setup ## Every decoder, and applying, under a coverage-guided fuzzer (FUZZ_SECONDS=600 for each target)
+	FUZZ_SECONDS=$${FUZZ_SECONDS:-60} scripts/fuzz
 
 differential: build ## A million random operations on the store and on a real etcd; `make test` does 50,000
 	PINTLE_DIFF_OPS=$${PINTLE_DIFF_OPS:-1000000} $(CARGO) test --release --locked -p pintle-tests --test differential -- --nocapture --test-threads=1

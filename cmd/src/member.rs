@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use pintle_base::task::Group;
 use pintle_raft as raft;
 use pintle_store::{Store, StoreMachine, StoreOptions, etcd};
@@ -38,6 +39,27 @@ pub fn claim(directory: &Path) -> Result<Flock<File>> {
         ),
         error => anyhow::Error::new(error).context(format!("lock {}", path.display())),
     })
+}
+
+/// Opens of the databases, the peers, and everything else that is not a client's connection.
+const OWN_FILES: u64 = 2048;
+
+/// Allows the process as many files as it may have. Service managers start processes with few: then clients that do nothing but connect would
+/// keep the databases from opening theirs.
+pub fn allow_files() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("ask how many files may be open")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("allow more open files")?;
+    }
+    let wanted = pintle_store::limits::CONNECTIONS as u64 + OWN_FILES;
+    if hard < wanted {
+        tracing::warn!(
+            limit = hard,
+            wanted,
+            "few files may be open: with many clients there may be none left (ulimit -Hn)"
+        );
+    }
+    Ok(())
 }
 
 pub async fn listen(address: SocketAddr) -> Result<TcpListener> {

@@ -156,6 +156,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let config = ServerConfig::load(&args)?;
     let me = config.myself()?.clone();
     let _in_use = member::claim(&config.data_dir)?;
+    member::allow_files()?;
     let identity = identify(&config, &me)?;
     let (api_listener, client_listener) =
         (member::listen(config.listen_api).await?, member::listen(config.listen_client).await?);

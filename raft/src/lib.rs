@@ -18,6 +18,8 @@ mod describe;
 mod entries;
 mod fatal;
 mod fence;
+#[cfg(any(test, debug_assertions))]
+pub mod fuzzing;
 mod identity;
 pub mod inspect;
 pub mod limits;

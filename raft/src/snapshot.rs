@@ -361,7 +361,7 @@ fn create_parent(path: &Path) -> io::Result<()> {
 }
 
 /// A manifest's path, if it stays inside the directory.
-fn relative(path: &str) -> io::Result<PathBuf> {
+pub(crate) fn relative(path: &str) -> io::Result<PathBuf> {
     let parts = Path::new(path);
     let inside = parts.components().all(|part| matches!(part, Component::Normal(_)));
     let depth = parts.components().count();
@@ -548,5 +548,44 @@ mod tests {
         assert_eq!(waiting.try_iter().count(), 1);
         snapshots.sweep();
         assert!(waiting.try_recv().is_err(), "what is at its place now is no leftover");
+    }
+
+    /// The messages in which `snapshot` is sent.
+    fn chunks(snapshot: &SnapshotDir) -> Vec<pb::SnapshotData> {
+        let files = snapshot.manifest.files.iter().zip(0..);
+        files
+            .map(|(file, number)| read_chunk(&snapshot.open(file).expect("open"), number, 0, file.size).expect("read"))
+            .collect()
+    }
+
+    /// A member of etcd to which a second snapshot was sent while it was still taking in the first panicked. Here each is received into a
+    /// place of its own; they are made current one at a time, and the one that reaches further stays, in whatever order they end.
+    #[test]
+    fn etcd_18055_two_snapshots_that_are_received_at_once_do_not_disturb_each_other() {
+        let there = tempfile::tempdir().expect("temporary directory");
+        let sent: Vec<Arc<SnapshotDir>> = {
+            let snapshots = Snapshots::open(there.path()).expect("open");
+            [7, 9].map(|index| adopt(&snapshots, index)).into()
+        };
+        for (first, second) in [(0, 1), (1, 0), (0, 0)] {
+            let here = tempfile::tempdir().expect("temporary directory");
+            let snapshots = Snapshots::open(here.path()).expect("open");
+            let mut incoming = [first, second].map(|which: usize| {
+                (Incoming::new(&snapshots, sent[which].manifest.clone()).expect("begin"), chunks(&sent[which]))
+            });
+            for (incoming, chunks) in &mut incoming {
+                incoming.write(&chunks[0]).expect("the first chunk of each, before either ends");
+            }
+            let [one, other] = incoming.map(|(incoming, _)| incoming.finish().expect("finish"));
+            let held = snapshots.promote(one).expect("promote");
+            assert_eq!(held.last_log_id(), sent[first].last_log_id());
+            let (one_id, other_id) = (sent[first].last_log_id(), sent[second].last_log_id());
+            let further = if one_id >= other_id { one_id } else { other_id };
+            assert_eq!(snapshots.promote(other).expect("promote").last_log_id(), further);
+            let current = snapshots.current().expect("current");
+            assert_eq!(current.last_log_id(), further);
+            let copy = snapshots.copy(&current).expect("copy");
+            assert_eq!(fs::read(copy.data().join("file")).expect("read"), b"content");
+        }
     }
 }

@@ -47,6 +47,8 @@ const REVISION_BYTES: usize = 8;
 
 const CURRENT: &str = "CURRENT";
 const DIRECTORY_PREFIX: &str = "state-";
+/// The state that a new member begins with: the only one that may be made from nothing.
+const FIRST: u64 = 1;
 
 /// Sizes of the state database.
 #[derive(Clone, Debug)]
@@ -96,7 +98,7 @@ impl Engine {
             Err(error) => return Err(directory(error)),
         };
         let failed = |source| OpenError::Engine { dir: root.display().to_string(), source };
-        let generation = Generation::open(root, number, &options).map_err(failed)?;
+        let generation = Generation::open(root, number, &options, number == FIRST).map_err(failed)?;
         if generation.lacks_state().map_err(failed)? {
             let reason = "there are rows but no state record".to_owned();
             return Err(OpenError::Contradiction { dir: root.display().to_string(), reason });
@@ -139,7 +141,8 @@ impl Engine {
             fs::remove_dir_all(&target)?;
         }
         copy_checkpoint(dir, &target)?;
-        let next = Generation::open(&self.root, number, &self.options)?;
+        // Not made anew: a checkpoint without its files is damaged, not empty.
+        let next = Generation::open(&self.root, number, &self.options, false)?;
         next.view()?; // a checkpoint without a readable state never becomes current
         write_current(&self.root, number)?;
         let before = self.current.swap(Arc::new(next));
@@ -149,11 +152,15 @@ impl Engine {
 }
 
 impl Generation {
-    fn open(root: &Path, number: u64, options: &EngineOptions) -> io::Result<Self> {
+    /// `make` begins an empty database where there is none.
+    fn open(root: &Path, number: u64, options: &EngineOptions, make: bool) -> io::Result<Self> {
         let dir = generation_dir(root, number);
         let (mut db_options, family_options) = rocksdb_options(options);
         // A state that was there is never made anew in its own ruins.
         let fresh = dbfiles::check(&dir).map_err(damaged)?.is_none();
+        if fresh && !make {
+            return Err(no_database(&dir));
+        }
         db_options.create_if_missing(fresh);
         db_options.create_missing_column_families(fresh);
         let families = families(&family_options);
@@ -164,7 +171,7 @@ impl Generation {
     /// Opens the database in `dir` to look at it: nothing is changed, and nothing can be written.
     pub fn inspect(dir: &Path, options: &EngineOptions) -> io::Result<Self> {
         if dbfiles::check(dir).map_err(damaged)?.is_none() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no database in {}", dir.display())));
+            return Err(no_database(dir));
         }
         let (db_options, family_options) = rocksdb_options(options);
         let families = families(&family_options);
@@ -319,6 +326,10 @@ fn families(options: &Options) -> [ColumnFamilyDescriptor; 4] {
     })
 }
 
+fn no_database(dir: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("there is no database in {}", dir.display()))
+}
+
 fn damaged(error: dbfiles::FilesError) -> io::Error {
     match error {
         dbfiles::FilesError::Io { file, source } => {
@@ -375,8 +386,8 @@ fn read_current(root: &Path) -> io::Result<Option<u64>> {
 /// Begins an empty state.
 fn first_generation(root: &Path) -> Result<u64, OpenError> {
     let directory = |source| OpenError::Directory { dir: root.display().to_string(), source };
-    write_current(root, 1).map_err(directory)?;
-    Ok(1)
+    write_current(root, FIRST).map_err(directory)?;
+    Ok(FIRST)
 }
 
 fn write_current(root: &Path, number: u64) -> io::Result<()> {

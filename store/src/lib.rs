@@ -21,6 +21,8 @@ mod consensus;
 mod engine;
 mod error;
 pub mod etcd;
+#[cfg(any(test, debug_assertions))]
+pub mod fuzzing;
 mod lease;
 pub mod limits;
 mod machine;

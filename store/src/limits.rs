@@ -98,6 +98,15 @@ pub const SCRUB_ENTRIES: usize = 1000;
 pub const SCRUB_DELETES: usize = 2000;
 /// Pause between two scrub batches.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+/// Bytes of answers that wait for their clients to take them. A few hundred lists of 500 pods, or 8 answers of the largest lists.
+pub const ANSWERS_BYTES: usize = 256 << 20;
+/// Of these, what the answers of one connection may be; a kube-apiserver has several connections.
+pub const ANSWERS_BYTES_OF_ONE: usize = 64 << 20;
+/// Smaller answers are not counted: clients and connections are bounded by themselves.
+pub const ANSWER_SMALL: usize = 64 << 10;
+/// Time a client has to take an answer, and as much again for each MiB: 64 KiB a second.
+pub const ANSWER_STALL: Duration = Duration::from_secs(60);
+pub const ANSWER_MEBIBYTE: Duration = Duration::from_secs(16);
 /// Keys in the first message of a range stream; later ones grow towards [`STREAM_CHUNK_BYTES`].
 pub const STREAM_FIRST_KEYS: i64 = 10;
 /// Keys in any message of a range stream.
@@ -151,8 +160,11 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long, and for how many KiB, a client whose handshake failed is heard out, so that it can read why.
 pub const LINGER: Duration = Duration::from_secs(1);
 pub const LINGER_READS: usize = 64;
-/// HTTP/1 request headers that take longer are dropped.
+/// A client that has not said by then which protocol it speaks is dropped, and one whose HTTP/1 headers take longer.
 pub const HEADERS: Duration = Duration::from_secs(10);
+/// An HTTP/2 client is asked for a sign of life so often, and dropped if it gives none in the time after that.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+pub const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// Interval of progress notifications of an idle watcher.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// Time an open stream gets to end once the member stops.

@@ -173,6 +173,8 @@ pub(crate) struct Shared {
     group: OnceLock<task::Group>,
     pub readers: Arc<Readers>,
     audit: Option<AuditLog>,
+    /// Room for answers that wait to be sent.
+    pub answers: etcd::answers::Room,
     /// Room for snapshots that are being sent.
     pub snapshots: Arc<Semaphore>,
 }
@@ -278,6 +280,7 @@ impl Store {
             consensus: OnceLock::new(),
             group: OnceLock::new(),
             readers: Readers::start().map_err(failed)?,
+            answers: etcd::answers::Room::new(limits::ANSWERS_BYTES),
             snapshots: Arc::new(Semaphore::new(limits::SNAPSHOTS)),
         });
         shared.reload().map_err(failed)?;

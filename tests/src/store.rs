@@ -103,9 +103,13 @@ impl Store {
         }
     }
 
+    /// The process of a member that runs.
+    pub fn pid(&self, at: usize) -> u32 {
+        self.members[at].child.as_ref().expect("it runs").id()
+    }
+
     pub fn signal(&self, at: usize, signal: Signal) {
-        let id = self.members[at].child.as_ref().expect("it runs").id();
-        kill(Pid::from_raw(i32::try_from(id).expect("a pid")), signal).expect("signal a member");
+        kill(Pid::from_raw(i32::try_from(self.pid(at)).expect("a pid")), signal).expect("signal a member");
     }
 
     /// Waits until the member ended; its exit code.

@@ -31,6 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("pintle-jepsen", &["pintle-proto", "pintle-client", "pintle-api", "pintle-base"]),
+    ("pintle-fuzz", &["pintle-store", "pintle-raft"]),
 ];
 
 /// Libraries that one crate alone may see.

@@ -294,6 +294,38 @@ fn ports_serve_what_they_are_for() {
     ran(command.args([&format!("--endpoints=http://127.0.0.1:{http}"), "get", "a"])).fails();
 }
 
+/// An etcd with a listener of its own for HTTP looked at the revocation list there only, and let everybody in by gRPC. Here all listeners
+/// for clients have their TLS settings from one place, and follow them as they are renewed.
+#[test]
+fn ghsa_3wh4_j44w_pg92_every_listener_refuses_a_revoked_certificate() {
+    let mut store = Store::new(1);
+    let home = store.home.path().to_owned();
+    let authority = Authority::new(&home);
+    for (name, serial) in [("server", 0x10), ("alice", 0x20), ("bob", 0x21)] {
+        authority.issue(name, serial);
+    }
+    authority.revoke(&[0x21]);
+    let (grpc, ports) = (store.members[0].client, free_ports(2));
+    let mut flags = mutual(&store, "server");
+    flags.push(format!("--client-crl-file={}", file(&store, "revoked.pem")));
+    flags.push(format!("--listen-client-http-urls=https://127.0.0.1:{}", ports[0]));
+    flags.push(format!("--listen-metrics-urls=https://127.0.0.1:{}", ports[1]));
+    start(&mut store, 0, false, &flags);
+    served(&store, 0);
+    let fetch = |name: &str, port: u16| {
+        let (ca, certificate, key) =
+            (file(&store, "ca.crt"), file(&store, &format!("{name}.crt")), file(&store, &format!("{name}.key")));
+        let url = format!("https://127.0.0.1:{port}/health");
+        curl(&["--cacert", &ca, "--cert", &certificate, "--key", &key, &url]).stdout.contains("true")
+    };
+    let ask = |name: &str| etcdctl(&store, 0, &identity(&store, name), &["get", "a"]).code == 0;
+    let admitted = |name: &str| [ask(name), fetch(name, ports[0]), fetch(name, ports[1])];
+    assert_eq!((admitted("alice"), admitted("bob")), ([true; 3], [false; 3]), "ports {grpc} and {ports:?}");
+    authority.revoke(&[0x20]);
+    store.until("alice is refused everywhere", || admitted("alice") == [false; 3]);
+    store.until("and bob is not", || admitted("bob") == [true; 3]);
+}
+
 #[test]
 fn files_that_cannot_be_used_are_refused_at_start_with_their_flag() {
     let mut store = Store::new(1);

@@ -419,6 +419,8 @@ pub fn help(program: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn args(list: &[&str]) -> Vec<String> {
@@ -489,6 +491,74 @@ mod tests {
                 Kind::Switch => drop(none.switch(flag.name).unwrap()),
                 Kind::Number => drop(none.number(flag.name).unwrap()),
                 Kind::Time => assert!(duration(flag.default).is_some(), "{}", flag.name),
+            }
+        }
+    }
+
+    /// Pieces of the file's language, names of flags, and whatever else.
+    fn file() -> impl Strategy<Value = String> {
+        const PIECES: [&str; 24] = [
+            "\n",
+            "\n  ",
+            ": ",
+            "- ",
+            "[",
+            "]",
+            "{",
+            "}",
+            ",",
+            "&a ",
+            "*a",
+            "<<: ",
+            "!!binary ",
+            "|\n",
+            "\"",
+            "true",
+            "1e9",
+            "~",
+            "0x7f",
+            "peer-transport-security",
+            "client-transport-security",
+            "#",
+            "5000000000",
+            "?",
+        ];
+        let piece = (0..PIECES.len()).prop_map(|at| PIECES[at].to_owned());
+        let names: Vec<&str> = all().map(|flag| flag.name).collect();
+        let name = (0..names.len()).prop_map(move |at| names[at].to_owned());
+        let any = proptest::collection::vec(any::<char>(), 0..4).prop_map(|chars| chars.into_iter().collect());
+        proptest::collection::vec(prop_oneof![4 => piece, 3 => name, 1 => any], 0..20)
+            .prop_map(|pieces| pieces.concat())
+    }
+
+    /// Numbers, units, and whatever else.
+    fn time() -> impl Strategy<Value = String> {
+        const PIECES: [&str; 12] = ["1", "0", "9", ".", "h", "m", "s", "ms", "ns", "µs", "-", "e"];
+        let piece = (0..PIECES.len()).prop_map(|at| PIECES[at].to_owned());
+        let any = any::<char>().prop_map(String::from);
+        proptest::collection::vec(prop_oneof![9 => piece, 1 => any], 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_read_or_refused(text in file()) {
+            if let Ok(given) = Given::from_file(&text) {
+                let _ = given.check_supported();
+                let _ = super::super::config::Config::from_flags(&given);
+            }
+        }
+
+        #[test]
+        fn any_time_is_read_or_refused(text in time()) {
+            if let Some(time) = duration(&text) {
+                prop_assert!(text == "0" || text.chars().last().is_some_and(|last| "smh".contains(last)), "{text}: {time:?}");
+            }
+        }
+
+        #[test]
+        fn any_url_is_read_or_refused(text in time(), scheme in prop_oneof![Just("http://"), Just("https://"), Just("")]) {
+            if let Ok(url) = super::super::config::Url::parse(&format!("{scheme}{text}:80")) {
+                prop_assert_eq!(super::super::config::Url::parse(&url.to_string()).unwrap(), url);
             }
         }
     }

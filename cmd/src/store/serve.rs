@@ -25,6 +25,7 @@ fn shortest_lease(election: Duration) -> i64 {
 pub async fn run(config: Config) -> Result<()> {
     join::check(&config)?;
     let _in_use = member::claim(&config.data_dir)?;
+    member::allow_files()?;
     warn_of_plain_text(&config);
     let clients = tls::clients(&config)?;
     let peering = tls::peering(&config)?;

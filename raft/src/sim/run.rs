@@ -1,4 +1,4 @@
-//! One run: three members, four clients, faults; then everything is mended and what happened is checked.
+//! One run: members, four clients, faults; then everything is mended and what happened is checked.
 
 use std::future::Future;
 use std::path::Path;
@@ -48,11 +48,20 @@ impl std::fmt::Display for Report {
     }
 }
 
-/// Runs `scenario` on a clock and with randomness of its own.
+/// Runs `scenario` with three members, on a clock and with randomness of its own.
 pub(super) fn simulate<F: Future<Output = Report>>(seed: u64, scenario: impl FnOnce(Cluster) -> F) -> Report {
+    simulate_members(3, seed, scenario)
+}
+
+/// The same with any number of members.
+pub(super) fn simulate_members<F: Future<Output = Report>>(
+    members: u64,
+    seed: u64,
+    scenario: impl FnOnce(Cluster) -> F,
+) -> Report {
     rng::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    runtime.expect("runtime").block_on(async { scenario(Cluster::start(seed).await).await })
+    runtime.expect("runtime").block_on(async { scenario(Cluster::start(members, seed).await).await })
 }
 
 pub(super) struct Cluster {
@@ -73,7 +82,7 @@ fn directory() -> TempDir {
 }
 
 impl Cluster {
-    async fn start(seed: u64) -> Self {
+    async fn start(members: u64, seed: u64) -> Self {
         let dir = directory();
         let (world, net) = (Arc::new(World::default()), Net::new(seed));
         let peer = |id: u64| Peer {
@@ -82,7 +91,7 @@ impl Cluster {
             peer_addr: format!("127.0.0.1:{id}"),
             ..Peer::default()
         };
-        let peers: Vec<Peer> = (1..=3).map(peer).collect();
+        let peers: Vec<Peer> = (1..=members).map(peer).collect();
         let member = |peer: &Peer| Member::new(peer, &peers, dir.path().join(&peer.name), &world, &net, seed);
         let members: Vec<Member> = peers.iter().map(member).collect();
         for member in &members {
@@ -299,5 +308,21 @@ pub(super) async fn random(mut cluster: Cluster, seed: u64, length: Duration) ->
     let deadline = clock::now() + length;
     let mut dice = std::mem::replace(&mut cluster.dice, Dice::new(seed, 3));
     tokio::join!(cluster.work(seed, deadline), cluster.harm(&mut dice, deadline));
+    cluster.settle().await
+}
+
+/// Clients and crashes of every member for `length`, then [`Cluster::settle`].
+pub(super) async fn crashes(mut cluster: Cluster, seed: u64, length: Duration) -> Report {
+    let deadline = clock::now() + length;
+    let mut dice = std::mem::replace(&mut cluster.dice, Dice::new(seed, 3));
+    let crashes = async {
+        while clock::now() < deadline {
+            clock::sleep(dice.millis(100, 2000)).await;
+            let pause = dice.millis(1, 300);
+            let all = cluster.members.iter().map(|member| cluster.restart(member.id(), pause, false));
+            futures::future::join_all(all).await;
+        }
+    };
+    tokio::join!(cluster.work(seed, deadline), crashes);
     cluster.settle().await
 }

@@ -24,5 +24,8 @@ pub use meta::MetaError;
 pub use read::{Bolt, BoltError};
 pub use write::Emitter;
 
+#[cfg(any(test, debug_assertions))]
+pub(crate) use meta::mend as mend_metas;
+
 #[cfg(test)]
 mod tests;

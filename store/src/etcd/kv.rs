@@ -1,5 +1,6 @@
 //! `etcdserverpb.KV`.
 
+use std::future::Future;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
@@ -9,9 +10,14 @@ use pintle_proto::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
 };
-use tonic::{Request, Response, Status};
+use prost::Message;
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status};
 
+use super::answers::{self, Client};
 use super::{acting, require_leader, require_voter};
+use crate::apply;
+use crate::error::StoreError;
 use crate::mvcc::pieces::RangeAnswer;
 use crate::mvcc::range::has_filters;
 use crate::store::Store;
@@ -30,6 +36,20 @@ impl Kv {
         require_voter(&self.store)
     }
 
+    /// Makes what may be large, of so many `bytes`, and finds room for it; `make` only reads.
+    async fn large<T, F>(
+        &self,
+        client: Option<Client>,
+        bytes: fn(&T) -> usize,
+        make: impl Fn() -> F,
+    ) -> Result<(T, Extensions), Status>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let (room, patience) = (&self.store.shared().answers, self.store.options().request_timeout);
+        Ok(answers::make(room, client, patience, bytes, make).await?)
+    }
+
     fn admit_read(&self, request: &Request<RangeRequest>) -> Result<(), Status> {
         require_leader(&self.store, request.metadata())?;
         if request.get_ref().serializable { Ok(()) } else { require_voter(&self.store) }
@@ -40,15 +60,18 @@ impl Kv {
 impl KvService for Kv {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         self.admit_read(&request)?;
-        Ok(match acting(&self.store, &request).range_encoded(request.into_inner()).await? {
-            RangeAnswer::Whole(answer) => Response::new(answer),
+        let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
+        let request = request.into_inner();
+        let make = || store.range_encoded(request.clone());
+        let (answer, mut extensions) = self.large(client, RangeAnswer::bytes, make).await?;
+        let answer = match answer {
+            RangeAnswer::Whole(answer) => answer,
             RangeAnswer::Pieces(pieces) => {
-                // Takes the place of the empty answer on its way out.
-                let mut response = Response::new(RangeResponse::default());
-                response.extensions_mut().insert(pieces);
-                response
+                extensions.insert(pieces); // takes the place of the empty answer on its way out
+                RangeResponse::default()
             }
-        })
+        };
+        Ok(Response::from_parts(MetadataMap::new(), answer, extensions))
     }
 
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
@@ -86,7 +109,14 @@ impl KvService for Kv {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         self.admit_write(&request)?;
-        Ok(Response::new(acting(&self.store, &request).txn(request.into_inner(), None).await?))
+        let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
+        let request = request.into_inner();
+        if apply::is_read_only(&request) {
+            let make = || store.txn(request.clone(), None);
+            let (answer, extensions) = self.large(client, Message::encoded_len, make).await?;
+            return Ok(Response::from_parts(MetadataMap::new(), answer, extensions));
+        }
+        Ok(Response::new(store.txn(request, None).await?))
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {

@@ -13,6 +13,7 @@ use pin_project_lite::pin_project;
 use tonic::Code;
 use tower::{Layer, Service};
 
+use super::answers::Held;
 use super::{oversized, pieces};
 use crate::metrics::Call;
 use crate::store::Store;
@@ -100,10 +101,11 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.inner.poll(context));
-        let response = pieces::unpacked(oversized::reworded(response));
+        let mut response = pieces::unpacked(oversized::reworded(response));
         let Some(mut ending) = this.ending.take() else { return Poll::Ready(Ok(response)) };
         ending.tell(response.headers()); // refused without a body
-        Poll::Ready(Ok(response.map(|body| Body::new(Sent { body, ending }))))
+        let held = response.extensions_mut().remove();
+        Poll::Ready(Ok(response.map(|body| Body::new(Sent { body, ending, _held: held }))))
     }
 }
 
@@ -143,6 +145,8 @@ pin_project! {
         #[pin]
         body: Body,
         ending: Ending,
+        // Until everything is sent, or nobody wants it any more.
+        _held: Option<Held>,
     }
 }
 

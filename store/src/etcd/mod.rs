@@ -3,6 +3,7 @@
 //! Each service is a file; a method or service that is not built yet answers `Unimplemented`. Every answer's header is made by
 //! the store (I7).
 
+pub(crate) mod answers;
 mod auth;
 mod browser;
 mod cluster;
@@ -16,6 +17,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod meter;
+mod opening;
 mod operations;
 mod oversized;
 mod pieces;
@@ -36,6 +38,8 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
+#[cfg(any(test, debug_assertions))]
+pub(crate) use self::gateway::fuzz as fuzz_gateway;
 pub use self::serve::{Admission, Admit, ServeError, Tls, serve};
 use crate::auth::Actor;
 use crate::limits;

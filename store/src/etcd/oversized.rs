@@ -1,5 +1,5 @@
-//! A request larger than the transport takes is refused before any service sees it: with the code and the words of etcd's
-//! transport instead of this one's, since clients tell it apart by them.
+//! A request that is larger or deeper than what is decoded is refused before any service sees it: with the code and the words of etcd
+//! instead of this transport's, since clients tell it apart by them.
 
 use axum::http::HeaderValue;
 use axum::response::Response;
@@ -10,17 +10,22 @@ const MESSAGE: &str = "grpc-message";
 
 /// Rewords the refusal; leaves every other answer as it is.
 pub(super) fn reworded(mut response: Response) -> Response {
-    let refused = response.headers().get(STATUS).is_some_and(|code| code.as_bytes() == b"11");
-    let words = refused.then(|| response.headers().get(MESSAGE)).flatten().and_then(|text| text.to_str().ok());
-    if let Some(words) = words.and_then(reword) {
-        response.headers_mut().insert(STATUS, HeaderValue::from(Code::ResourceExhausted as i32));
+    let code = response.headers().get(STATUS).map(|code| Code::from_bytes(code.as_bytes()));
+    let words = response.headers().get(MESSAGE).and_then(|text| text.to_str().ok());
+    let new = match (code, words) {
+        (Some(Code::OutOfRange), Some(words)) => too_large(words).map(|words| (Code::ResourceExhausted, words)),
+        (Some(Code::Internal), Some(words)) => too_deep(words).map(|words| (Code::InvalidArgument, words)),
+        _ => None,
+    };
+    if let Some((code, words)) = new {
+        response.headers_mut().insert(STATUS, HeaderValue::from(code as i32));
         response.headers_mut().insert(MESSAGE, words);
     }
     response
 }
 
 /// Takes the two sizes out of an encoded text such as `Error, decoded message length too large: found N bytes, the limit is: M bytes`.
-fn reword(encoded: &str) -> Option<HeaderValue> {
+fn too_large(encoded: &str) -> Option<HeaderValue> {
     let text = encoded.replace("%20", " ");
     let (_, sizes) = text.split_once("message length too large: found ")?;
     let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
@@ -30,13 +35,19 @@ fn reword(encoded: &str) -> Option<HeaderValue> {
     HeaderValue::from_str(&words.replace(' ', "%20")).ok()
 }
 
+/// Only transactions can be so deep: some fifty within each other. In etcd it is the number of their operations that ends it, at 128.
+fn too_deep(encoded: &str) -> Option<HeaderValue> {
+    let refused = encoded.replace("%20", " ").ends_with("recursion limit reached");
+    refused.then(|| HeaderValue::from_static("etcdserver:%20too%20many%20operations%20in%20txn%20request"))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::reword;
+    use super::{too_deep, too_large};
 
     #[track_caller]
     fn check(encoded: &str, want: Option<&str>) {
-        let words = reword(encoded);
+        let words = too_large(encoded);
         assert_eq!(words.as_ref().and_then(|value| value.to_str().ok()), want);
     }
 
@@ -50,5 +61,12 @@ mod tests {
         check("Error, decoded message length too large: found 3 bytes, the limit is: 2 bytes", want);
         check("etcdserver: mvcc: required revision has been compacted", None);
         check("message length too large: found x bytes, the limit is: 2 bytes", None);
+    }
+
+    #[test]
+    fn only_the_refusal_of_a_deep_message_is() {
+        assert!(too_deep("failed%20to%20decode%20Protobuf%20message:%20a.b:%20recursion%20limit%20reached").is_some());
+        assert!(too_deep("failed to decode Protobuf message: recursion limit reached").is_some());
+        assert!(too_deep("failed to decode Protobuf message: a.b: invalid varint").is_none());
     }
 }

@@ -27,8 +27,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::answers::Client;
 use super::browser::OverTls;
 use super::gate::CommonName;
+use super::opening::Opening;
 use crate::auth::Peer;
 use crate::limits;
 
@@ -159,9 +161,12 @@ async fn requests<S>(router: Router, stream: S, peer: Peer, stop: CancellationTo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let client = Client::new();
+    let stalled = client.stalled.clone();
     let service = router.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(client.clone());
         request
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -172,12 +177,14 @@ where
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20));
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
+        .keep_alive_interval(limits::KEEP_ALIVE)
+        .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
+    let stream = TokioIo::new(Opening::new(stream));
+    let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
+        () = stalled.cancelled() => return,
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     if let Ok(ended) = clock::timeout(limits::DRAIN, connection).await {

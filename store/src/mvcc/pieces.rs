@@ -30,6 +30,16 @@ pub(crate) enum RangeAnswer {
     Pieces(Pieces),
 }
 
+impl RangeAnswer {
+    /// Length of the message.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(answer) => answer.encoded_len(),
+            Self::Pieces(pieces) => pieces.bytes(),
+        }
+    }
+}
+
 impl Pieces {
     /// Encodes an answer; `pace` hears of every key and may break it off, then what there is is of no use.
     pub fn of(answer: RangeResponse, mut pace: impl FnMut(usize) -> ControlFlow<()>) -> Self {

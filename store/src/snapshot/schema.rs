@@ -164,6 +164,40 @@ pub(super) fn damaged(bucket: &[u8]) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
+/// Reads a row of the kind that a fuzzer chose; what is read can be written and read again.
+#[cfg(any(test, debug_assertions))]
+pub(crate) fn fuzz(which: u8, raw: &[u8]) {
+    match which % 6 {
+        0 => {
+            if let Some(place) = Place::parse(raw) {
+                assert_eq!(place.encode(), raw);
+            }
+        }
+        1 => {
+            if let Ok((id, ttl_seconds)) = parse_lease(raw) {
+                let again = lease_row(id, LeaseRecord { ttl_seconds, stamp: 0 });
+                assert_eq!(parse_lease(&again.1).ok(), Some((id, ttl_seconds)));
+            }
+        }
+        2 => {
+            if let Ok(alarm) = parse_alarm(raw) {
+                assert_eq!(parse_alarm(&alarm_row(&alarm).0).ok(), Some(alarm));
+            }
+        }
+        3 => {
+            if let Ok((name, record)) = parse_user(raw, 7) {
+                assert_eq!(parse_user(&user_row(&name, &record).1, 7).ok(), Some((name, record)));
+            }
+        }
+        4 => {
+            if let Ok((name, role)) = parse_role(raw) {
+                assert_eq!(parse_role(&role_row(&name, &role).1).ok(), Some((name, role)));
+            }
+        }
+        _ => drop(parse_number(META, raw)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

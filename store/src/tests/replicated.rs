@@ -15,7 +15,7 @@ use crate::store::{Store, StoreOptions};
 use crate::watch::WatchOptions;
 
 #[path = "../../../raft/tests/support/authority.rs"]
-mod authority;
+pub(super) mod authority;
 use authority::Authority;
 
 const DEADLINE: Duration = Duration::from_secs(30);

@@ -11,6 +11,8 @@ mod history;
 mod hub;
 mod index;
 mod queue;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

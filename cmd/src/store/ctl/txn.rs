@@ -162,6 +162,8 @@ fn closing(text: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -211,6 +213,57 @@ mod tests {
         ] {
             let failure = request(line.as_bytes()).unwrap_err();
             assert_eq!((failure.code, failure.text.as_str()), (code, text), "{line}");
+        }
+    }
+
+    /// Pieces of the language, and whatever else.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        const PIECES: [&str; 22] = [
+            "mod",
+            "value",
+            "lease",
+            "(",
+            ")",
+            "\"",
+            "'",
+            "`",
+            "\\",
+            "\\x41",
+            "\\u00e9",
+            "\\777",
+            " ",
+            "=",
+            "!=",
+            ">",
+            "get",
+            "put",
+            "del",
+            "--prefix",
+            "--lease=",
+            "99999999999999999999",
+        ];
+        let piece = (0..PIECES.len()).prop_map(|at| PIECES[at].as_bytes().to_vec());
+        let any = proptest::collection::vec(any::<u8>(), 0..4);
+        proptest::collection::vec(prop_oneof![4 => piece, 1 => any], 0..14).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_line_is_read_or_refused_in_words(line in line()) {
+            for refused in [condition(&line).err(), request(&line).err(), words(&line).err()].into_iter().flatten() {
+                prop_assert!(!refused.text.is_empty() && refused.code != 0);
+            }
+        }
+
+        #[test]
+        fn what_is_quoted_is_read_as_it_was(key in proptest::collection::vec(any::<u8>(), 1..12), version in any::<i64>()) {
+            let quoted = go::quote(&key);
+            let read = condition(format!("ver({quoted}) < \"{version}\"").as_bytes());
+            let read = read.unwrap_or_else(|failure| panic!("{quoted}: {}", failure.text));
+            prop_assert_eq!(read.target_union, Some(TargetUnion::Version(version)));
+            if std::str::from_utf8(&key).is_ok() {
+                prop_assert_eq!(&read.key[..], &key[..]);
+            }
         }
     }
 }

@@ -331,6 +331,29 @@ fn http_status(code: Code) -> StatusCode {
     }
 }
 
+/// Turns what a fuzzer made into a message and back: as JSON, or with the highest bit of the first byte as a message. Also cuts a stream of
+/// objects into pieces, which must be found at the same places as in one piece.
+#[cfg(any(test, debug_assertions))]
+pub(crate) fn fuzz(data: &[u8]) {
+    static CALLS: LazyLock<Vec<MethodDescriptor>> =
+        LazyLock::new(|| table::CALLS.iter().filter_map(|(_, service, name)| find(service, name)).collect());
+    let Some((which, body)) = data.split_first() else { return };
+    let method = &CALLS[usize::from(which & 0x7f) % CALLS.len()];
+    let input = method.input();
+    let message = match which & 0x80 {
+        0 => serde_json::from_slice(body).ok().and_then(|object| encode(&input, object).ok()),
+        _ => Some(body.to_vec()),
+    };
+    if let Some(object) = message.and_then(|message| decode(&input, message.into()).ok()) {
+        let again = encode(&input, object.clone()).expect("what was made can be read");
+        assert_eq!(decode(&input, again.into()).expect("and made again"), object);
+    }
+    let (mut whole, mut pieces) = (Scan::default(), Scan::default());
+    let found = whole.end(body);
+    let cut = usize::from(*which) % (body.len() + 1);
+    assert_eq!(pieces.end(&body[..cut]).or_else(|| pieces.end(body)), found);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
