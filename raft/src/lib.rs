@@ -30,7 +30,6 @@ mod members;
 mod meters;
 mod node;
 pub mod offline;
-mod priority;
 mod propose;
 mod read;
 mod readiness;

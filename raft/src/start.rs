@@ -15,6 +15,7 @@ use std::time::Duration;
 use pintle_base::clock;
 use pintle_base::current::Current;
 use pintle_base::error::Chain;
+use pintle_base::priority::set_niceness;
 use pintle_base::task::Group;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -32,7 +33,7 @@ use crate::read::Reads;
 use crate::storage::{self, Opened, Storage};
 use crate::transport::client::{NetworkFactory, over_tcp};
 use crate::transport::{Links, Me, server};
-use crate::{apply, bootstrap, entries, limits, log, priority, propose, read};
+use crate::{apply, bootstrap, entries, limits, log, propose, read};
 
 /// Certificates for the peer transport. Both sides show one and check the other's; its host is the one in
 /// [`Peer::peer_addr`]. Asked for with each connection, so that they can be renewed.
@@ -242,7 +243,7 @@ fn main(
         .worker_threads(limits::RUNTIME_THREADS)
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("raft")
-        .on_thread_start(priority::raise)
+        .on_thread_start(|| set_niceness(limits::NICENESS))
         .enable_all()
         .build();
     let runtime = match runtime {

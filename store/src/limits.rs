@@ -92,6 +92,8 @@ pub const PIECES_FROM: usize = 64 << 10;
 pub const KV_OVERHEAD: usize = 24;
 /// Bytes of such a piece: one write to a connection.
 pub const PIECE_BYTES: usize = 64 << 10;
+/// Niceness of the thread that removes history: in the way of requests it gets a tenth of what these get.
+pub const SCRUB_NICENESS: i32 = 10;
 /// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
 pub const SCRUB_ENTRIES: usize = 1000;
 /// Versions deleted per scrub write.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use pintle_base::clock;
+use pintle_base::priority::set_niceness;
 use rocksdb::{WriteBatch, WriteOptions};
 #[cfg(test)]
 use tokio::sync::Notify;
@@ -222,7 +223,7 @@ impl Worker {
     }
 
     fn run(mut self) {
-        crate::priority::raise();
+        set_niceness(limits::NICENESS);
         while let Some(operations) = self.shared.queue.take() {
             self.perform(operations);
         }

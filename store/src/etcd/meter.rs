@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::Frame;
 use pin_project_lite::pin_project;
 use tonic::Code;
 use tower::{Layer, Service};
 
 use super::answers::Held;
+use super::frames::{bytes_of, told};
 use super::{oversized, pieces};
 use crate::metrics::Call;
 use crate::store::Store;
@@ -55,7 +56,8 @@ where
         };
         self.store.metrics().started(call);
         let store = self.store.clone();
-        let request = request.map(|body| Body::new(Received { body, store }));
+        let received = move |frame: &Frame<Bytes>| store.metrics().counters.received.inc_by(bytes_of(frame) as u64);
+        let request = request.map(|body| told(body, received));
         let ending = Some(Ending { store: self.store.clone(), call, told: false });
         Answering { inner: self.inner.call(request), ending }
     }
@@ -104,74 +106,14 @@ where
         let mut response = pieces::unpacked(oversized::reworded(response));
         let Some(mut ending) = this.ending.take() else { return Poll::Ready(Ok(response)) };
         ending.tell(response.headers()); // refused without a body
-        let held = response.extensions_mut().remove();
-        Poll::Ready(Ok(response.map(|body| Body::new(Sent { body, ending, _held: held }))))
-    }
-}
-
-pin_project! {
-    struct Received {
-        #[pin]
-        body: Body,
-        store: Store,
-    }
-}
-
-impl http_body::Body for Received {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            this.store.metrics().counters.received.inc_by(bytes as u64);
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-pin_project! {
-    struct Sent {
-        #[pin]
-        body: Body,
-        ending: Ending,
-        // Until everything is sent, or nobody wants it any more.
-        _held: Option<Held>,
-    }
-}
-
-impl http_body::Body for Sent {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            this.ending.store.metrics().counters.sent.inc_by(bytes as u64);
+        let held = response.extensions_mut().remove::<Held>();
+        let sent = move |frame: &Frame<Bytes>| {
+            let _until_sent = &held;
+            ending.store.metrics().counters.sent.inc_by(bytes_of(frame) as u64);
             if let Some(trailers) = frame.trailers_ref() {
-                this.ending.tell(trailers);
+                ending.tell(trailers);
             }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        };
+        Poll::Ready(Ok(response.map(|body| told(body, sent))))
     }
 }

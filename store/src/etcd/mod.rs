@@ -8,6 +8,7 @@ mod auth;
 mod browser;
 mod cluster;
 mod election;
+mod frames;
 mod gate;
 mod gateway;
 mod health;

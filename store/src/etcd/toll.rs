@@ -6,16 +6,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{Request, Response};
-use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use super::frames::{bytes_of, told};
 use crate::quota::rates::Account;
 
 /// A request whose bytes `account` pays for.
 pub(super) fn paid(request: Request<Body>, account: &Arc<Account>) -> Request<Body> {
-    request.map(|body| Body::new(Paid { body, account: Arc::clone(account) }))
+    request.map(|body| counted(body, Arc::clone(account)))
+}
+
+fn counted(body: Body, account: Arc<Account>) -> Body {
+    told(body, move |frame| account.take(bytes_of(frame)))
 }
 
 pin_project! {
@@ -43,36 +47,6 @@ where
         let this = self.project();
         let Ok(response) = ready!(this.inner.poll(context));
         let account = Arc::clone(this.account);
-        Poll::Ready(Ok(response.map(|body| Body::new(Paid { body, account }))))
-    }
-}
-
-pin_project! {
-    struct Paid {
-        #[pin]
-        body: Body,
-        account: Arc<Account>,
-    }
-}
-
-impl http_body::Body for Paid {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            this.account.take(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        Poll::Ready(Ok(response.map(|body| counted(body, account))))
     }
 }

@@ -43,7 +43,9 @@ pub(crate) fn parse_version(raw: &[u8], key: &mut Vec<u8>) -> Option<i64> {
     let (head, revision) = raw.split_last_chunk::<8>()?;
     let escaped = head.strip_suffix(&TERMINATOR)?;
     key.clear();
-    let mut rest = escaped;
+    let plain = escaped.iter().position(|&byte| byte == 0).unwrap_or(escaped.len());
+    key.extend_from_slice(&escaped[..plain]);
+    let mut rest = &escaped[plain..];
     while let Some((&byte, tail)) = rest.split_first() {
         key.push(byte);
         rest = if byte == 0 { tail.strip_prefix(&[0xff])? } else { tail };

@@ -8,12 +8,13 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+use pintle_base::priority::set_niceness;
 use rocksdb::WriteBatch;
 use tokio::sync::watch;
 
 use super::key;
 use super::record::{Row, corrupt, decode_change};
-use super::view::{Source, View};
+use super::view::{RawIterator, Source, View};
 use crate::engine::{Engine, Generation, KV, META, REV, SCRUBBED_KEY};
 use crate::limits;
 
@@ -58,6 +59,7 @@ impl Scrub {
     }
 
     fn run(&self, engine: &Engine) {
+        set_niceness(limits::SCRUB_NICENESS);
         while self.next() {
             let generation = engine.current();
             match self.scrub(&generation) {
@@ -123,6 +125,7 @@ fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Optio
     let view = generation.view()?;
     let mut changes = view.changes(0)?;
     changes.seek(at);
+    let mut versions = view.all_versions()?;
     let mut removal = Removal { generation, batch: WriteBatch::default() };
     let mut looked_at = 0;
     let mut next = None;
@@ -137,7 +140,7 @@ fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Optio
         }
         looked_at += 1;
         let changed = decode_change(change)?.key;
-        remove_superseded(&view, &mut removal, changed, main, target)?;
+        remove_superseded(&mut versions, &mut removal, changed, main, target)?;
         changes.next();
     }
     changes.status().map_err(io::Error::other)?;
@@ -148,24 +151,22 @@ fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Optio
 /// If `main` is the newest version of `key` not after `target`: removes the older ones, and itself if it is a tombstone before
 /// `target`, in this order, so that nothing removed shines through again.
 fn remove_superseded(
-    view: &View<'_>,
+    versions: &mut RawIterator<'_>,
     removal: &mut Removal<'_>,
     changed: &[u8],
     main: i64,
     target: i64,
 ) -> io::Result<()> {
-    let prefix = key::prefix(changed);
-    let mut seek = prefix.clone();
+    let mut seek = key::prefix(changed);
+    let prefix_len = seek.len();
     key::push_revision(&mut seek, target);
-    let mut upper = prefix.clone();
-    if let Some(last) = upper.last_mut() {
-        *last += 1;
-    }
-    let mut versions = view.versions_of_key(&seek, Some(upper))?;
     versions.seek(&seek);
     let mut scratch = Vec::new();
     let mut newest = None;
     while let Some((raw, value)) = versions.item() {
+        if raw.len() != seek.len() || raw[..prefix_len] != seek[..prefix_len] {
+            break;
+        }
         let modified = key::parse_version(raw, &mut scratch).ok_or_else(|| corrupt("version key"))?;
         let row = Row::parse(&[], modified, value)?;
         match newest {

@@ -91,6 +91,11 @@ impl<'a> View<'a> {
         Ok(self.version_at(key, at)?.is_some_and(|version| version.modified == main))
     }
 
+    /// An unpositioned iterator over all of `kv`.
+    pub fn all_versions(&self) -> io::Result<RawIterator<'_>> {
+        self.versions(&[], None)
+    }
+
     /// An unpositioned iterator over `kv` from `lower` to before `upper`.
     fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();
@@ -258,25 +263,30 @@ fn walk_keys(iterator: &mut RawIterator<'_>, at: i64, visit: &mut Visit<'_>) -> 
 fn skip_to(iterator: &mut RawIterator<'_>, prefix: &[u8], at: i64) {
     let mut target = prefix.to_vec();
     key::push_revision(&mut target, at);
-    advance(iterator, &target);
+    if !step_until(iterator, |raw| raw >= target.as_slice()) {
+        iterator.seek(target);
+    }
 }
 
 /// Moves on to the next key.
 fn skip_key(iterator: &mut RawIterator<'_>, prefix: &[u8]) {
-    if let Some(target) = upper_of_prefix(prefix) {
-        advance(iterator, &target);
+    // No key is a prefix of another, and what comes after the last version is another key.
+    if !step_until(iterator, |raw| !raw.starts_with(prefix))
+        && let Some(target) = upper_of_prefix(prefix)
+    {
+        iterator.seek(target);
     }
 }
 
-/// Moves forward to `target`: a few steps, then a seek.
-fn advance(iterator: &mut RawIterator<'_>, target: &[u8]) {
+/// Takes a few steps; says whether they came to what is `wanted`, or to the end.
+fn step_until(iterator: &mut RawIterator<'_>, wanted: impl Fn(&[u8]) -> bool) -> bool {
     for _ in 0..STEPS_BEFORE_SEEK {
         iterator.next();
-        if iterator.key().is_none_or(|raw| raw >= target) {
-            return;
+        if iterator.key().is_none_or(&wanted) {
+            return true;
         }
     }
-    iterator.seek(target);
+    false
 }
 
 /// The first key after all that begin with a version prefix: its terminator 00 01 raised to 00 02.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use parking_lot::Mutex;
+use pintle_base::priority::set_niceness;
 
 /// Niceness of these threads: in the way of others they get about a quarter of what these get.
-const NICE: libc::c_int = 6;
+const NICE: i32 = 6;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -37,7 +38,7 @@ impl Pool {
 }
 
 fn work(queue: &Mutex<Receiver<Job>>) {
-    lower();
+    set_niceness(NICE);
     loop {
         // One waits for the next job, the others for their turn to do so.
         let job = queue.lock().recv();
@@ -45,17 +46,6 @@ fn work(queue: &Mutex<Receiver<Job>>) {
             Ok(job) => job(),
             Err(_) => return,
         }
-    }
-}
-
-/// Lowers the priority of the calling thread, which everybody may.
-#[allow(unsafe_code)]
-fn lower() {
-    // SAFETY: plain system calls on the calling thread, no memory is passed. On Linux PRIO_PROCESS with a thread id changes
-    // that thread alone. A refusal is of no consequence and its errno is not read.
-    unsafe {
-        let thread = libc::gettid();
-        libc::setpriority(libc::PRIO_PROCESS as _, thread as _, NICE);
     }
 }
 
