@@ -90,8 +90,9 @@ pub fn wire_messages(data: &[u8]) {
                 assert_eq!(entry.log_id.index, next, "entries follow each other");
                 next = next.saturating_add(1);
             }
-            let again =
-                pb::AppendRequest::decode(&*wire::to_append(pb::Header::default(), request.clone()).encode_to_vec());
+            let again = pb::AppendRequest::decode(
+                &*wire::to_append(Some(pb::Header::default()), request.clone()).encode_to_vec(),
+            );
             let again = wire::from_append(again.expect("our own")).expect("what was read can be sent on");
             assert_eq!(
                 (again.vote, again.prev_log_id, again.entries),

@@ -217,6 +217,7 @@ impl OpenError {
     pub fn is_damage(&self) -> bool {
         match self {
             Self::Contradiction { .. } => true,
+            Self::Audit { .. } => false,
             Self::Directory { source, .. } => source.kind() == io::ErrorKind::InvalidData,
             Self::Engine { source, .. } => {
                 let engine = source.get_ref().and_then(|error| error.downcast_ref::<rocksdb::Error>());

@@ -167,6 +167,8 @@ pub const HEADERS: Duration = Duration::from_secs(10);
 /// An HTTP/2 client is asked for a sign of life so often, and dropped if it gives none in the time after that.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// Pings and settings that an HTTP/2 client may send beyond one for each frame it was sent.
+pub const CONTROL_FRAMES: u32 = 1000;
 /// Interval of progress notifications of an idle watcher.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// Time an open stream gets to end once the member stops.

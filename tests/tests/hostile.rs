@@ -268,17 +268,17 @@ fn requests_of_absurd_shapes_are_refused_in_words_and_nothing_is_written() {
 
     let port = target.port();
     let deep = format!("{}{}", r#"{"success":[{"requestTxn":"#.repeat(1000), "}]}".repeat(1000));
-    for (body, says) in [
-        (&b"{"[..], "EOF"),
-        (b"\xff\xfe", ""),
-        (br#"{"key":"*not base64*"}"#, ""),
-        (br#"{"key":"YQ==","value":[]}"#, ""),
-        (br#"{"key":{}}"#, ""),
-        (br#"[1,2]"#, ""),
-        (br#""text""#, ""),
-        (deep.as_bytes(), "recursion limit"),
+    for (call, body, says) in [
+        ("put", &b"{"[..], "EOF"),
+        ("put", b"\xff\xfe", ""),
+        ("put", br#"{"key":"*not base64*"}"#, ""),
+        ("put", br#"{"key":"YQ==","value":[]}"#, ""),
+        ("put", br#"{"key":{}}"#, ""),
+        ("put", br#"[1,2]"#, ""),
+        ("put", br#""text""#, ""),
+        ("txn", deep.as_bytes(), "recursion limit"),
     ] {
-        let (status, message) = refused(post(port, "/v3/kv/txn", body));
+        let (status, message) = refused(post(port, &format!("/v3/kv/{call}"), body));
         assert!(status == 400 && !message.is_empty() && message.contains(says), "{body:.30?}: {status} {message}");
     }
     let (status, message) = refused(post(port, "/v3/kv/put", &vec![b' '; 8 << 20]));

@@ -48,8 +48,8 @@ impl Disk {
     }
 
     fn mount(&self) -> Result<(), String> {
-        // A long time between two writes of the journal: what is not asked for is not written.
-        must(Command::new("mount").args(["-o", "loop,commit=300"]).arg(&self.image).arg(&self.at))
+        // A long time between two writes of the journal, and no flush of files that are written anew: what is not asked for is not written.
+        must(Command::new("mount").args(["-o", "loop,commit=300,noauto_da_alloc"]).arg(&self.image).arg(&self.at))
     }
 }
 

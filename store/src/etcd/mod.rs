@@ -8,6 +8,7 @@ mod auth;
 mod browser;
 mod cluster;
 mod election;
+mod flood;
 mod frames;
 mod gate;
 mod gateway;

@@ -1,6 +1,7 @@
-//! The first bytes of a connection, which say what the client speaks: they must come in time.
+//! What a connection is watched for below its protocol: the first bytes, which say what the client speaks, must come in time, and an
+//! HTTP/2 client must not flood.
 //!
-//! Whoever tells HTTP/1 from HTTP/2 waits for them as long as it takes; the deadlines of either protocol run only after that.
+//! Whoever tells HTTP/1 from HTTP/2 waits for the first bytes as long as it takes; the deadlines of either protocol run only after that.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,29 +12,54 @@ use futures::future::BoxFuture;
 use pintle_base::clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::flood::Flood;
 use crate::limits;
 
-/// Bytes that an HTTP/2 client begins with. No method of HTTP/1 that is served begins with them, but some with the first.
-const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+/// What an HTTP/2 client begins with. Methods of HTTP/1 begin with its first byte, but not with all.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A stream whose reads fail once the protocol was not told in time.
+/// A stream whose reads fail once the protocol was not told in time, or too much is asked of it.
 pub(super) struct Opening<S> {
     stream: S,
-    read: usize,
-    /// Gone once it is told.
-    deadline: Option<BoxFuture<'static, ()>>,
+    spoken: Spoken,
+}
+
+enum Spoken {
+    /// So many bytes came, which do not tell yet, and must before this is over.
+    NotTold(usize, BoxFuture<'static, ()>),
+    Http1,
+    Http2(Flood),
 }
 
 impl<S> Opening<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, read: 0, deadline: Some(clock::sleep(limits::HEADERS).boxed()) }
+        Self { stream, spoken: Spoken::NotTold(0, clock::sleep(limits::HEADERS).boxed()) }
     }
 
-    fn came(&mut self, bytes: &[u8]) {
-        let told = self.read == 0 && bytes.first().is_some_and(|first| *first != b'P');
-        self.read += bytes.len();
-        if told || self.read >= PREFACE {
-            self.deadline = None;
+    fn came(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if let Spoken::NotTold(read, _) = &mut self.spoken {
+            let rest = &PREFACE[*read..];
+            let (begun, after) = bytes.split_at(rest.len().min(bytes.len()));
+            *read += begun.len();
+            if !rest.starts_with(begun) {
+                self.spoken = Spoken::Http1;
+            } else if *read == PREFACE.len() {
+                bytes = after;
+                self.spoken = Spoken::Http2(Flood::new());
+            }
+        }
+        if let Spoken::Http2(flood) = &mut self.spoken
+            && !flood.received(bytes)
+        {
+            tracing::debug!("a client that floods its connection is cut off");
+            return Err(io::Error::other("too many pings"));
+        }
+        Ok(())
+    }
+
+    fn went(&mut self, bytes: &[u8]) {
+        if let Spoken::Http2(flood) = &mut self.spoken {
+            flood.sent(bytes);
         }
     }
 }
@@ -42,21 +68,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Opening<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut this.stream).poll_read(context, buffer);
-        let Some(deadline) = &mut this.deadline else { return polled };
-        match polled {
-            Poll::Pending => deadline.poll_unpin(context).map(|()| Err(io::ErrorKind::TimedOut.into())),
-            Poll::Ready(result) => {
-                this.came(&buffer.filled()[before..]);
-                Poll::Ready(result)
-            }
+        match Pin::new(&mut this.stream).poll_read(context, buffer)? {
+            Poll::Ready(()) => Poll::Ready(this.came(&buffer.filled()[before..])),
+            Poll::Pending => match &mut this.spoken {
+                Spoken::NotTold(_, deadline) => {
+                    deadline.poll_unpin(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                }
+                Spoken::Http1 | Spoken::Http2(_) => Poll::Pending,
+            },
         }
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(context, bytes);
+        if let Poll::Ready(Ok(written)) = written {
+            this.went(&bytes[..written]);
+        }
+        written
     }
 
     fn poll_write_vectored(
@@ -64,7 +95,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Opening<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        if let Poll::Ready(Ok(mut left)) = written {
+            for slice in slices {
+                let of_it = left.min(slice.len());
+                this.went(&slice[..of_it]);
+                left -= of_it;
+            }
+        }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use pintle_proto::mvccpb::KeyValue;
 use pintle_proto::store_v1::{Alarm, LeaseRecord};
 
-use crate::apply::{self, Plan};
+use crate::apply::{self, Known, Plan};
 use crate::auth::AuthState;
 use crate::mvcc::key::Interval;
 use crate::mvcc::record::{Row, Version};
 use crate::mvcc::view::{Source, Visit};
+use crate::quota::Quotas;
 
 pub(super) struct Memory {
     pub revision: i64,
@@ -24,6 +25,7 @@ pub(super) struct Memory {
     leases: BTreeMap<i64, LeaseRecord>,
     attached: BTreeSet<(i64, Bytes)>,
     auth: Arc<AuthState>,
+    quotas: Arc<Quotas>,
     /// Rows of users and roles.
     auth_rows: BTreeMap<Vec<u8>, Vec<u8>>,
 }
@@ -39,13 +41,15 @@ impl Memory {
             leases: BTreeMap::new(),
             attached: BTreeSet::new(),
             auth: Arc::default(),
+            quotas: Arc::default(),
             auth_rows: BTreeMap::new(),
         }
     }
 
     /// Applies an entry; one reply per command.
     pub fn entry(&mut self, term: u64, commands: &[Bytes]) -> Vec<Bytes> {
-        let plan = apply::apply(self, Arc::clone(&self.auth), term, commands).expect("memory does not fail");
+        let known = Known { auth: Arc::clone(&self.auth), quotas: Arc::clone(&self.quotas) };
+        let plan = apply::apply(self, known, term, commands).expect("memory does not fail");
         assert_eq!(plan.replies.len(), commands.len());
         self.check(&plan);
         self.take(plan)
@@ -65,6 +69,9 @@ impl Memory {
     }
 
     fn take(&mut self, plan: Plan) -> Vec<Bytes> {
+        if let Some(quotas) = self.quotas.applied(&plan.quotas) {
+            self.quotas = Arc::new(quotas);
+        }
         for change in plan.changes {
             self.keys.entry(change.key).or_default().push(change.version);
         }

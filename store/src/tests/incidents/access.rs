@@ -1,5 +1,7 @@
 //! Who may do what: verdicts that members must share, and ways around them.
 
+use std::ops::ControlFlow;
+
 use bytes::Bytes;
 use pintle_proto::authpb::Permission;
 use pintle_proto::authpb::permission::Type;
@@ -97,7 +99,7 @@ fn entries() -> Vec<Bytes> {
 fn hash_of(local: &Local) -> u32 {
     let generation = local.engine().current();
     let view = generation.view().expect("view");
-    hash::hash_kv(&view, view.revision()).expect("hash")
+    hash::hash_kv(&view, view.revision(), |_| ControlFlow::Continue(())).expect("hash")
 }
 
 /// Members of etcd judged the same entry by different users and roles: after a restart one had what belonged to another index, or had not

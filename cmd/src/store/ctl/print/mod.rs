@@ -145,11 +145,6 @@ impl Printer {
     }
 }
 
-/// A table of what etcdctl does not have.
-pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    table::draw(headings, rows)
-}
-
 /// Writes to standard output, at once and in one piece: a reader waits for every event.
 ///
 /// # Errors
@@ -162,7 +157,7 @@ pub fn out(text: impl AsRef<[u8]>) -> Done {
     })
 }
 
-/// A table of box-drawing lines; each row has a cell below each heading.
+/// A table of what etcdctl does not have, of box-drawing lines; each row has a cell below each heading.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     table::draw(headings, rows)
 }

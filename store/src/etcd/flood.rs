@@ -1,0 +1,118 @@
+//! Frames of HTTP/2 that cost their sender nothing and keep a member busy: pings and settings, each of which has to be answered.
+//!
+//! gRPC clients measure their bandwidth with a ping for a frame they were sent, so as many as that are always taken; beyond that only
+//! so many, and whoever sends more is cut off, as gRPC's own servers do.
+
+use crate::limits;
+
+const HEADER: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const ACK: u8 = 1;
+
+/// What went over a connection, after the preface.
+pub(super) struct Flood {
+    received: Frames,
+    sent: Frames,
+    /// Pings and settings that may still come.
+    left: u32,
+}
+
+impl Flood {
+    pub fn new() -> Self {
+        Self { received: Frames::default(), sent: Frames::default(), left: limits::CONTROL_FRAMES }
+    }
+
+    /// Counts what the client sent; `false` once it sent too much.
+    #[must_use]
+    pub fn received(&mut self, bytes: &[u8]) -> bool {
+        let left = &mut self.left;
+        let mut within = true;
+        self.received.pass(bytes, |kind, flags| {
+            if matches!(kind, PING | SETTINGS) && flags & ACK == 0 {
+                within &= *left > 0;
+                *left = left.saturating_sub(1);
+            }
+        });
+        within
+    }
+
+    /// Counts what the client was sent.
+    pub fn sent(&mut self, bytes: &[u8]) {
+        let left = &mut self.left;
+        self.sent.pass(bytes, |kind, _| {
+            if matches!(kind, DATA | HEADERS) {
+                *left = (*left + 1).min(limits::CONTROL_FRAMES);
+            }
+        });
+    }
+}
+
+/// Where one frame ends and the next begins in a stream of bytes.
+#[derive(Default)]
+struct Frames {
+    header: [u8; HEADER],
+    /// Bytes of the header that are there.
+    have: usize,
+    /// Bytes of the payload that are to come.
+    rest: usize,
+}
+
+impl Frames {
+    /// Tells type and flags of each frame that begins in `bytes`.
+    fn pass(&mut self, mut bytes: &[u8], mut tell: impl FnMut(u8, u8)) {
+        while !bytes.is_empty() {
+            let payload = self.rest.min(bytes.len());
+            self.rest -= payload;
+            bytes = &bytes[payload..];
+            let more = (HEADER - self.have).min(bytes.len());
+            self.header[self.have..self.have + more].copy_from_slice(&bytes[..more]);
+            self.have += more;
+            bytes = &bytes[more..];
+            if self.have == HEADER {
+                let [high, middle, low, kind, flags, ..] = self.header;
+                self.rest = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                self.have = 0;
+                tell(kind, flags);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        let [_, high, middle, low] = u32::try_from(payload).unwrap().to_be_bytes();
+        let mut frame = vec![high, middle, low, kind, flags, 0, 0, 0, 1];
+        frame.resize(HEADER + payload, PING); // no byte of a payload is taken for a frame
+        frame
+    }
+
+    #[test]
+    fn as_many_pings_as_answers_are_taken_however_they_are_cut_up() {
+        let mut flood = Flood::new();
+        let (ping, answer) = (frame(PING, 0, 8), frame(DATA, 0, 70_000));
+        for size in (1..40).cycle().take(5 * limits::CONTROL_FRAMES as usize) {
+            answer.chunks(size * 100).for_each(|piece| flood.sent(piece));
+            assert!(ping.chunks(size).all(|piece| flood.received(piece)));
+        }
+        assert_eq!(flood.left, limits::CONTROL_FRAMES - 1);
+    }
+
+    #[test]
+    fn who_sends_nothing_but_pings_and_settings_is_cut_off() {
+        for kind in [PING, SETTINGS] {
+            let mut flood = Flood::new();
+            let many = frame(kind, 0, 0).repeat(limits::CONTROL_FRAMES as usize);
+            assert!(flood.received(&many));
+            assert!(flood.received(&frame(kind, ACK, 0)), "an answer to ours");
+            assert!(flood.received(&frame(DATA, 0, 9)));
+            assert!(!flood.received(&frame(kind, 0, 0)));
+        }
+    }
+}
