@@ -29,6 +29,9 @@ use pintle_base::telemetry;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Polls of tasks between two looks at the sockets.
+const EVENT_INTERVAL: u32 = 8;
+
 /// A Kubernetes-compatible control plane in one binary, with its own replicated store.
 ///
 /// Start a local cluster of three servers and two workers:  pintle cluster up
@@ -258,7 +261,10 @@ fn prepare(filter: &str, format: telemetry::Format) -> Result<()> {
 }
 
 fn block_on(command: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    // Sockets are looked at after so few polls of tasks: with the usual 61, connections that always have more to say, whose polls are
+    // long, made everybody else wait for a tenth of a second each time.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.event_interval(EVENT_INTERVAL).enable_all().build().context("start the runtime")?;
     let result = runtime.block_on(command);
     // What still blocks a thread (a lookup, a read) must not hold up the end of the command.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));

@@ -167,6 +167,12 @@ pub const HEADERS: Duration = Duration::from_secs(10);
 /// An HTTP/2 client is asked for a sign of life so often, and dropped if it gives none in the time after that.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// Bytes that are read from a connection before others have their turn, as far as that can be cut.
+pub const READ_IN_A_TURN: usize = 4 << 10;
+/// Requests that cannot be read, in excess of others on the same connection, before the connection is read slowly.
+pub const UNREADABLE: u32 = 100;
+/// Pause between two reads of such a connection, each of some kilobytes.
+pub const UNREADABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Pings and settings that an HTTP/2 client may send beyond one for each frame it was sent.
 pub const CONTROL_FRAMES: u32 = 1000;
 /// Interval of progress notifications of an idle watcher.

@@ -24,6 +24,7 @@ mod operations;
 mod oversized;
 mod pieces;
 mod serve;
+mod streams;
 mod toll;
 mod watch;
 

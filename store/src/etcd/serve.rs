@@ -11,10 +11,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use pintle_base::current::Current;
@@ -30,7 +30,8 @@ use tower::ServiceExt;
 use super::answers::Client;
 use super::browser::OverTls;
 use super::gate::CommonName;
-use super::opening::Opening;
+use super::opening::{Opening, Turn};
+use super::streams::{Served, Streams};
 use crate::auth::Peer;
 use crate::limits;
 
@@ -169,7 +170,14 @@ where
         request.extensions_mut().insert(client.clone());
         request
     });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    let turn = Turn::default();
+    let judged = turn.clone();
+    let service = service.map_response(move |response: Response<Body>| {
+        judged.answered(is_readable(&response));
+        response
+    });
+    let streams = Streams::default();
+    let mut builder = auto::Builder::new(streams.clone());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HEADERS);
     builder
         .http2()
@@ -179,17 +187,24 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
-    let stream = TokioIo::new(Opening::new(stream));
+    let stream = TokioIo::new(Opening::new(stream, turn.clone()));
     let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
+    let mut served = Served::new(connection, streams, turn);
     tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
+        ended = &mut served => return log_end(ended),
         () = stalled.cancelled() => return,
-        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = stop.cancelled() => served.connection.as_mut().graceful_shutdown(),
     }
-    if let Ok(ended) = clock::timeout(limits::DRAIN, connection).await {
+    if let Ok(ended) = clock::timeout(limits::DRAIN, served).await {
         log_end(ended);
     }
+}
+
+/// Whether a request could be read, by its answer: tonic says "internal" to what is no message.
+fn is_readable(response: &Response<Body>) -> bool {
+    let internal = response.headers().get("grpc-status").is_some_and(|code| code == "13");
+    !internal && response.status() != StatusCode::BAD_REQUEST
 }
 
 fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {
