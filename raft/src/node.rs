@@ -42,6 +42,7 @@ pub(crate) struct Place {
     pub given: BTreeMap<u64, Record>,
     /// How long a leader may go without hearing from a quorum: the longest election timeout.
     pub lease: Duration,
+    pub callers: tokio::runtime::Handle,
 }
 
 /// Where a member is asked for what only a leader does.
@@ -79,6 +80,8 @@ pub(crate) struct Node {
     /// How long a leader may go without hearing from a quorum.
     pub lease: Duration,
     pub leading: Leading,
+    /// Where those run who ask. What they are told is handed out there: a wake across runtimes for each of them kept Raft's thread busy.
+    pub callers: tokio::runtime::Handle,
     status: watch::Sender<Status>,
 }
 
@@ -93,7 +96,7 @@ impl Node {
         leading: Leading,
         fatal: FatalCell,
     ) -> Self {
-        let Place { data_dir, identity, founders, given, lease } = place;
+        let Place { data_dir, identity, founders, given, lease, callers } = place;
         let unknown = Status { joining: identity.joining, ..Status::default() };
         let first = status(&raft.metrics().borrow_watched(), &unknown, lease);
         Self {
@@ -114,6 +117,7 @@ impl Node {
             fatal,
             lease,
             leading,
+            callers,
             status: watch::Sender::new(first),
         }
     }

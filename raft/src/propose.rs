@@ -349,10 +349,12 @@ async fn dispatch(node: Arc<Node>, batch: Vec<Proposal>, _permit: OwnedSemaphore
     let result = propose(&node, commands).await;
     match result {
         Ok(replies) if replies.len() == batch.len() => {
-            for (proposal, reply) in batch.into_iter().zip(replies) {
-                // Whoever does not listen any more has cancelled; the command stands.
-                let _ = proposal.reply.send(reply);
-            }
+            node.callers.spawn(async move {
+                for (proposal, reply) in batch.into_iter().zip(replies) {
+                    // Whoever does not listen any more has cancelled; the command stands.
+                    let _ = proposal.reply.send(reply);
+                }
+            });
         }
         Ok(replies) => {
             let reason = format!("{} replies to {} commands", replies.len(), batch.len());

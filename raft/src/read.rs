@@ -62,7 +62,7 @@ impl Rounds {
             before = waiters.len();
             let result = round(&node).await;
             // The next round need not wait until this one's index is applied.
-            tokio::spawn(release(Arc::clone(&node), waiters, result));
+            node.callers.spawn(release(Arc::clone(&node), waiters, result));
         }
     }
 }

@@ -18,6 +18,7 @@ use pintle_base::error::Chain;
 use pintle_base::priority::set_niceness;
 use pintle_base::task::Group;
 use tokio::net::TcpListener;
+use tokio::runtime;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -216,8 +217,9 @@ pub async fn start(options: Options, machine: impl StateMachine, group: &Group) 
     let (ready, started) = oneshot::channel();
     let closed = watch::Sender::new(false);
     let when_closed = closed.subscribe();
+    let callers = runtime::Handle::current();
     let spawned = thread::Builder::new().name("raft-main".to_owned()).spawn(move || {
-        main(options, Box::new(machine), ready, when_closed);
+        main(options, Box::new(machine), callers, ready, when_closed);
         closed.send_replace(true);
     });
     spawned.map_err(|source| StartError::Io { what: "raft's thread".to_owned(), source })?;
@@ -236,10 +238,11 @@ pub async fn start(options: Options, machine: impl StateMachine, group: &Group) 
 fn main(
     options: Options,
     machine: Box<dyn StateMachine>,
+    callers: runtime::Handle,
     ready: oneshot::Sender<Result<Handle, StartError>>,
     closed: watch::Receiver<bool>,
 ) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(limits::RUNTIME_THREADS)
         .max_blocking_threads(limits::BLOCKING_THREADS)
         .thread_name("raft")
@@ -255,7 +258,7 @@ fn main(
     };
     let assembled = runtime.block_on(async {
         // On a worker, so that what openraft spawns starts on the workers, too.
-        tokio::spawn(assemble(options, machine, closed)).await
+        tokio::spawn(assemble(options, machine, callers, closed)).await
     });
     let threads = match assembled {
         Ok(Ok(member)) => {
@@ -325,6 +328,7 @@ async fn tear_down(node: &Node, threads: &Threads) {
 async fn assemble(
     options: Options,
     machine: Box<dyn StateMachine>,
+    callers: runtime::Handle,
     closed: watch::Receiver<bool>,
 ) -> Result<Member, (StartError, Option<Threads>)> {
     let fatal = FatalCell::new();
@@ -346,13 +350,13 @@ async fn assemble(
         Err(source) => return Err((thread(source), Some(Threads { writer, apply: None }))),
     };
     let threads = Threads { writer, apply: Some(apply) };
-    let (node, proposals, reads) = match compose(&options, opened, links, fatal).await {
+    let (node, proposals, reads) = match compose(&options, opened, links, callers, fatal).await {
         Ok(composed) => composed,
         Err(error) => return Err((error, Some(threads))),
     };
     spawn_server(&node, listener, &options.peering);
     let halt = CancellationToken::new();
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = runtime::Handle::current();
     Ok(Member { handle: Handle { node, proposals, reads, runtime, halt, closed }, threads })
 }
 
@@ -361,6 +365,7 @@ pub(crate) async fn compose(
     options: &Options,
     opened: Opened,
     links: Links,
+    callers: runtime::Handle,
     fatal: FatalCell,
 ) -> Result<(Arc<Node>, Proposals, Reads), StartError> {
     let Opened { identity, log, snapshots, machine, has_log } = opened;
@@ -374,7 +379,8 @@ pub(crate) async fn compose(
         .map_err(|error| StartError::Core(error.to_string()))?;
     let given = by_id(&options.peers);
     let founders = if options.join { BTreeMap::new() } else { given.clone() };
-    let place = Place { data_dir: options.data_dir.clone(), identity, founders, given, lease: options.election_max };
+    let (data_dir, lease) = (options.data_dir.clone(), options.election_max);
+    let place = Place { data_dir, identity, founders, given, lease, callers };
     let (confirmations, confirmer) = read::confirmations();
     let (entries, maker) = entries::channel();
     let leading = Leading { confirmations, entries };

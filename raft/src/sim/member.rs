@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use pintle_base::clock;
 use rustls::RootCertStore;
 use rustls::server::ResolvesServerCertUsingSni;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::dice::Dice;
@@ -99,7 +100,7 @@ impl Member {
         tokio::spawn(applier.run_in_runtime());
         let identity = me(&self.options).expect("options");
         let dial = self.net.dial(self.id(), &identity.name, &alive);
-        let composed = compose(&self.options, opened, Links::new(identity, dial), fatal.clone()).await;
+        let composed = compose(&self.options, opened, Links::new(identity, dial), Handle::current(), fatal.clone()).await;
         let (node, proposals, reads) = match composed {
             Ok(composed) => composed,
             Err(error) => return self.world.violated(format!("member {} does not start: {error}", self.id())),
