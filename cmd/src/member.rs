@@ -117,11 +117,11 @@ pub fn serve_clients(store: &Store, listener: TcpListener, tls: Option<etcd::Tls
     serve(etcd::router(store), listener, tls, group)
 }
 
-/// Serves `router` on `listener` until the group stops.
-pub fn serve(router: axum::Router, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
+/// Serves `front` on `listener` until the group stops.
+pub fn serve(front: etcd::Front, listener: TcpListener, tls: Option<etcd::Tls>, group: &Group) -> JoinHandle<()> {
     let stop = group.token();
     tokio::spawn(async move {
-        if let Err(error) = etcd::serve(router, listener, tls, stop).await {
+        if let Err(error) = etcd::serve(front, listener, tls, stop).await {
             tracing::error!(error = %pintle_base::error::Chain(&error), "the etcd port is lost");
         }
     })

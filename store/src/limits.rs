@@ -175,6 +175,8 @@ pub const UNREADABLE: u32 = 100;
 pub const UNREADABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Pings and settings that an HTTP/2 client may send beyond one for each frame it was sent.
 pub const CONTROL_FRAMES: u32 = 1000;
+/// One more of them may come each time this has passed.
+pub const CONTROL_FRAME_TIME: Duration = Duration::from_millis(10);
 /// Interval of progress notifications of an idle watcher.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 /// Time an open stream gets to end once the member stops.

@@ -100,7 +100,8 @@ impl Member {
         tokio::spawn(applier.run_in_runtime());
         let identity = me(&self.options).expect("options");
         let dial = self.net.dial(self.id(), &identity.name, &alive);
-        let composed = compose(&self.options, opened, Links::new(identity, dial), Handle::current(), fatal.clone()).await;
+        let composed =
+            compose(&self.options, opened, Links::new(identity, dial), Handle::current(), fatal.clone()).await;
         let (node, proposals, reads) = match composed {
             Ok(composed) => composed,
             Err(error) => return self.world.violated(format!("member {} does not start: {error}", self.id())),

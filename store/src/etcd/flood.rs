@@ -1,7 +1,9 @@
 //! Frames of HTTP/2 that cost their sender nothing and keep a member busy: pings and settings, each of which has to be answered.
 //!
-//! gRPC clients measure their bandwidth with a ping for a frame they were sent, so as many as that are always taken; beyond that only
-//! so many, and whoever sends more is cut off, as gRPC's own servers do.
+//! gRPC clients measure their bandwidth with a ping for a frame they were sent, and look every few seconds whether the connection still
+//! is one: so many are always taken. Beyond that there is a bounded number, and whoever sends more is cut off, as gRPC's own servers do.
+
+use pintle_base::clock::{self, Instant};
 
 use crate::limits;
 
@@ -19,25 +21,40 @@ pub(super) struct Flood {
     sent: Frames,
     /// Pings and settings that may still come.
     left: u32,
+    /// Until when `left` was made up for the time that passed.
+    since: Instant,
 }
 
 impl Flood {
     pub fn new() -> Self {
-        Self { received: Frames::default(), sent: Frames::default(), left: limits::CONTROL_FRAMES }
+        let (received, sent) = (Frames::default(), Frames::default());
+        Self { received, sent, left: limits::CONTROL_FRAMES, since: clock::now() }
     }
 
     /// Counts what the client sent; `false` once it sent too much.
     #[must_use]
     pub fn received(&mut self, bytes: &[u8]) -> bool {
-        let left = &mut self.left;
-        let mut within = true;
+        let mut asked = 0u32;
         self.received.pass(bytes, |kind, flags| {
             if matches!(kind, PING | SETTINGS) && flags & ACK == 0 {
-                within &= *left > 0;
-                *left = left.saturating_sub(1);
+                asked += 1;
             }
         });
+        if asked > 0 {
+            self.make_up();
+        }
+        let within = self.left >= asked;
+        self.left = self.left.saturating_sub(asked);
         within
+    }
+
+    fn make_up(&mut self) {
+        let passed = self.since.elapsed().as_nanos() / limits::CONTROL_FRAME_TIME.as_nanos();
+        if passed > 0 {
+            self.since = clock::now();
+            let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(passed).min(limits::CONTROL_FRAMES);
+        }
     }
 
     /// Counts what the client was sent.
@@ -93,8 +110,8 @@ mod tests {
         frame
     }
 
-    #[test]
-    fn as_many_pings_as_answers_are_taken_however_they_are_cut_up() {
+    #[tokio::test(start_paused = true)]
+    async fn as_many_pings_as_answers_are_taken_however_they_are_cut_up() {
         let mut flood = Flood::new();
         let (ping, answer) = (frame(PING, 0, 8), frame(DATA, 0, 70_000));
         for size in (1..40).cycle().take(5 * limits::CONTROL_FRAMES as usize) {
@@ -104,8 +121,18 @@ mod tests {
         assert_eq!(flood.left, limits::CONTROL_FRAMES - 1);
     }
 
-    #[test]
-    fn who_sends_nothing_but_pings_and_settings_is_cut_off() {
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_only_shows_it_is_alive_lives_on() {
+        let mut flood = Flood::new();
+        for _ in 0..10 * limits::CONTROL_FRAMES {
+            clock::sleep(std::time::Duration::from_secs(5)).await;
+            assert!(flood.received(&frame(PING, 0, 8)));
+        }
+        assert!(flood.left >= limits::CONTROL_FRAMES - 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sends_nothing_but_pings_and_settings_is_cut_off() {
         for kind in [PING, SETTINGS] {
             let mut flood = Flood::new();
             let many = frame(kind, 0, 0).repeat(limits::CONTROL_FRAMES as usize);

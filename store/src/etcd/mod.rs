@@ -10,6 +10,7 @@ mod cluster;
 mod election;
 mod flood;
 mod frames;
+mod front;
 mod gate;
 mod gateway;
 mod health;
@@ -41,6 +42,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
+pub use self::front::Front;
 #[cfg(any(test, debug_assertions))]
 pub(crate) use self::gateway::fuzz as fuzz_gateway;
 pub use self::serve::{Admission, Admit, ServeError, Tls, serve};
@@ -57,25 +59,26 @@ pub const CLUSTER_VERSION: &str = "3.5.0";
 const SEND_BYTES: usize = i32::MAX as usize;
 
 /// Everything a client port serves: gRPC, the JSON gateway, health, version, metrics.
-pub fn router(store: &Store) -> axum::Router {
+pub fn router(store: &Store) -> Front {
     let grpc = grpc(store);
-    guarded(store, http::routes(store.clone()).merge(gateway::routes(&grpc))).merge(grpc).fallback(http::nothing)
+    let others = http::routes(store.clone()).merge(gateway::routes(&grpc));
+    Front::with_kv(store, kv_server(store), guarded(store, others).merge(grpc).fallback(http::nothing))
 }
 
 /// What a port for gRPC alone serves.
-pub fn grpc_router(store: &Store) -> axum::Router {
-    grpc(store).fallback(http::nothing)
+pub fn grpc_router(store: &Store) -> Front {
+    Front::with_kv(store, kv_server(store), grpc(store).fallback(http::nothing))
 }
 
 /// What a port for everything but gRPC serves.
-pub fn http_router(store: &Store) -> axum::Router {
+pub fn http_router(store: &Store) -> Front {
     let routes = http::routes(store.clone()).merge(gateway::routes(&grpc(store)));
-    guarded(store, routes).fallback(http::nothing)
+    guarded(store, routes).fallback(http::nothing).into()
 }
 
 /// What a port for monitoring serves: metrics and health, nothing of the data.
-pub fn metrics_router(store: &Store) -> axum::Router {
-    guarded(store, http::routes(store.clone())).fallback(http::nothing)
+pub fn metrics_router(store: &Store) -> Front {
+    guarded(store, http::routes(store.clone())).fallback(http::nothing).into()
 }
 
 /// What a browser may reach, behind what keeps foreign pages out.
@@ -83,14 +86,23 @@ fn guarded(store: &Store, routes: axum::Router) -> axum::Router {
     routes.layer(axum::middleware::from_fn_with_state(store.clone(), browser::guard))
 }
 
+fn receive_bytes(store: &Store) -> usize {
+    store.options().request_bytes.saturating_add(limits::REQUEST_OVERHEAD_BYTES)
+}
+
+fn kv_server(store: &Store) -> KvServer<kv::Kv> {
+    let server = KvServer::new(kv::Kv::new(store.clone()));
+    server.max_decoding_message_size(receive_bytes(store)).max_encoding_message_size(SEND_BYTES)
+}
+
 fn grpc(store: &Store) -> axum::Router {
-    let receive = store.options().request_bytes.saturating_add(limits::REQUEST_OVERHEAD_BYTES);
+    let receive = receive_bytes(store);
     macro_rules! sized {
         ($server:expr) => {
             $server.max_decoding_message_size(receive).max_encoding_message_size(SEND_BYTES)
         };
     }
-    let routes = Routes::new(sized!(KvServer::new(kv::Kv::new(store.clone()))))
+    let routes = Routes::new(kv_server(store))
         .add_service(sized!(WatchServer::new(watch::Watch::new(store.clone()))))
         .add_service(sized!(LeaseServer::new(lease::Lease::new(store.clone()))))
         .add_service(sized!(ClusterServer::new(cluster::Cluster::new(store.clone()))))

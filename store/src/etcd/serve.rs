@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{Extensions, HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -29,6 +29,7 @@ use tower::ServiceExt;
 
 use super::answers::Client;
 use super::browser::OverTls;
+use super::front::Front;
 use super::gate::CommonName;
 use super::opening::{Opening, Turn};
 use super::streams::{Served, Streams};
@@ -68,9 +69,9 @@ pub type Admit = Arc<dyn Fn(&[CertificateDer<'_>]) -> Admission + Send + Sync>;
 /// Numbers connections, of all ports of the process: 0 is none.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
-/// Serves `router` on `listener` until `stop`; open requests then get a moment to end. Without `tls` in plain text.
+/// Serves `front` on `listener` until `stop`; open requests then get a moment to end. Without `tls` in plain text.
 pub async fn serve(
-    router: Router,
+    front: Front,
     listener: TcpListener,
     tls: Option<Tls>,
     stop: CancellationToken,
@@ -92,10 +93,10 @@ pub async fn serve(
             },
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue }; // full: the client is told by the close
-        let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
+        let (front, tls, stop) = (front.clone(), tls.clone(), stop.clone());
         let peer = Peer { connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed), address };
         connections.spawn("etcd-client", async move {
-            connection(router, stream, peer, tls, stop).await;
+            connection(front, stream, peer, tls, stop).await;
             drop(slot);
         });
     }
@@ -105,21 +106,20 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(router: Router, stream: TcpStream, peer: Peer, tls: Option<Tls>, stop: CancellationToken) {
+async fn connection(front: Front, stream: TcpStream, peer: Peer, tls: Option<Tls>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let known = Known { peer, over_tls: tls.is_some(), name: None };
     let Some(Tls { config, admit }) = tls else {
-        return requests(router, stream, peer, stop).await;
+        return requests(front, stream, known, stop).await;
     };
     let acceptor = TlsAcceptor::from(with_protocols(config.get()));
     match clock::timeout(limits::HANDSHAKE, acceptor.accept(stream).into_fallible()).await {
         Ok(Ok(stream)) => {
-            let router = router.layer(Extension(OverTls));
-            let router = match admit(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
-                Admission::Refused => refusing(),
-                Admission::As(None) => router,
-                Admission::As(Some(name)) => router.layer(Extension(CommonName(name.into()))),
+            let (front, name) = match admit(stream.get_ref().1.peer_certificates().unwrap_or_default()) {
+                Admission::Refused => (refusing().into(), None),
+                Admission::As(name) => (front, name.map(|name| CommonName(name.into()))),
             };
-            requests(router, stream, peer, stop).await;
+            requests(front, stream, Known { name, ..known }, stop).await;
         }
         Ok(Err((error, stream))) => {
             tracing::debug!(%error, "client handshake failed");
@@ -158,15 +158,35 @@ fn refusing() -> Router {
 
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-async fn requests<S>(router: Router, stream: S, peer: Peer, stop: CancellationToken)
+/// What is known of every request of a connection.
+struct Known {
+    peer: Peer,
+    over_tls: bool,
+    name: Option<CommonName>,
+}
+
+impl Known {
+    fn tell(&self, request: &mut Extensions) {
+        request.insert(self.peer);
+        if self.over_tls {
+            request.insert(OverTls);
+        }
+        if let Some(name) = &self.name {
+            request.insert(name.clone());
+        }
+    }
+}
+
+async fn requests<S>(front: Front, stream: S, known: Known, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = Client::new();
     let stalled = client.stalled.clone();
-    let service = router.map_request(move |request: hyper::Request<Incoming>| {
+    let known = Arc::new(known);
+    let service = front.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(peer);
+        known.tell(request.extensions_mut());
         request.extensions_mut().insert(client.clone());
         request
     });
