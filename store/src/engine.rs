@@ -162,7 +162,8 @@ impl Generation {
             return Err(no_database(&dir));
         }
         db_options.create_if_missing(fresh);
-        db_options.create_missing_column_families(fresh);
+        // A first start that was cut short may have left some of them; rows without a state are refused below.
+        db_options.create_missing_column_families(make);
         let families = families(&family_options);
         let db = DB::open_cf_descriptors(&db_options, &dir, families).map_err(io::Error::other)?;
         Ok(Self { db: Some(db), dir, number, retired: AtomicBool::new(false) })
@@ -327,7 +328,7 @@ fn families(options: &Options) -> [ColumnFamilyDescriptor; 4] {
 }
 
 fn no_database(dir: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("there is no database in {}", dir.display()))
+    io::Error::new(io::ErrorKind::InvalidData, format!("there is no database in {}", dir.display()))
 }
 
 fn damaged(error: dbfiles::FilesError) -> io::Error {
@@ -360,7 +361,7 @@ pub(crate) fn current_dir(root: &Path) -> io::Result<Option<(u64, PathBuf)>> {
     let dir = number.map(|number| (number, generation_dir(root, number)));
     let found = match &dir {
         None if !others.is_empty() => Err("there is a state but no file CURRENT".to_owned()),
-        Some((_, dir)) if !others.is_empty() && !others.contains(dir) => {
+        Some((number, dir)) if (*number != FIRST || !others.is_empty()) && !others.contains(dir) => {
             Err(format!("file CURRENT names {}, but that is not there", dir.display()))
         }
         _ => Ok(dir),

@@ -96,8 +96,8 @@ pub const PIECE_BYTES: usize = 64 << 10;
 pub const SCRUB_NICENESS: i32 = 10;
 /// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
 pub const SCRUB_ENTRIES: usize = 1000;
-/// Versions deleted per scrub write.
-pub const SCRUB_DELETES: usize = 2000;
+/// Rows deleted per scrub write, two for each version: applying waits for it, and its thread is slow where others have much to do.
+pub const SCRUB_DELETES: usize = 200;
 /// Pause between two scrub batches.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of answers that wait for their clients to take them. A few hundred lists of 500 pods, or 8 answers of the largest lists.
@@ -109,6 +109,10 @@ pub const ANSWER_SMALL: usize = 64 << 10;
 /// Time a client has to take an answer, and as much again for each MiB: 64 KiB a second.
 pub const ANSWER_STALL: Duration = Duration::from_secs(60);
 pub const ANSWER_MEBIBYTE: Duration = Duration::from_secs(16);
+/// So long may a client take nothing of its answer while others wait for the room.
+pub const ANSWER_IDLE: Duration = Duration::from_secs(2);
+/// How often that is looked at.
+pub const ANSWER_LOOK: Duration = Duration::from_millis(500);
 /// Keys in the first message of a range stream; later ones grow towards [`STREAM_CHUNK_BYTES`].
 pub const STREAM_FIRST_KEYS: i64 = 10;
 /// Keys in any message of a range stream.

@@ -215,6 +215,7 @@ impl<'a> Check<'a> {
         (found.revision, found.compact_revision) = (state.revision, state.compact_revision);
         self.counters()?;
         found.changes = self.changes(tell)?;
+        self.view.quotas()?;
         let leases: BTreeMap<i64, LeaseRecord> = self.view.leases()?.into_iter().collect();
         found.leases = leases.len() as u64;
         let (versions, keys, leased) = self.versions(&leases, tell)?;

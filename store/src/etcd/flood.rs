@@ -1,7 +1,7 @@
 //! Frames of HTTP/2 that cost their sender nothing and keep a member busy: pings and settings, each of which has to be answered.
 //!
 //! gRPC clients measure their bandwidth with a ping for a frame they were sent, and look every few seconds whether the connection still
-//! is one: so many are always taken. Beyond that there is a bounded number, and whoever sends more is cut off, as gRPC's own servers do.
+//! is one: so many are always taken. Beyond that there is a bounded number, and whoever sends more is cut off.
 
 use pintle_base::clock::{self, Instant};
 

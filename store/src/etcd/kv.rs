@@ -1,6 +1,5 @@
 //! `etcdserverpb.KV`.
 
-use std::future::Future;
 use std::pin::Pin;
 
 use futures::{Stream, StreamExt};
@@ -12,12 +11,11 @@ use pintle_proto::etcdserverpb::{
 };
 use prost::Message;
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::answers::{self, Client};
+use super::answers;
 use super::{acting, require_leader, require_voter};
 use crate::apply;
-use crate::error::StoreError;
 use crate::mvcc::pieces::RangeAnswer;
 use crate::mvcc::range::has_filters;
 use crate::store::Store;
@@ -36,20 +34,6 @@ impl Kv {
         require_voter(&self.store)
     }
 
-    /// Makes what may be large, of so many `bytes`, and finds room for it; `make` only reads.
-    async fn large<T, F>(
-        &self,
-        client: Option<Client>,
-        bytes: fn(&T) -> usize,
-        make: impl Fn() -> F,
-    ) -> Result<(T, Extensions), Status>
-    where
-        F: Future<Output = Result<T, StoreError>>,
-    {
-        let (room, patience) = (&self.store.shared().answers, self.store.options().request_timeout);
-        Ok(answers::make(room, client, patience, bytes, make).await?)
-    }
-
     fn admit_read(&self, request: &Request<RangeRequest>) -> Result<(), Status> {
         require_leader(&self.store, request.metadata())?;
         if request.get_ref().serializable { Ok(()) } else { require_voter(&self.store) }
@@ -63,7 +47,8 @@ impl KvService for Kv {
         let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
         let request = request.into_inner();
         let make = || store.range_encoded(request.clone());
-        let (answer, mut extensions) = self.large(client, RangeAnswer::bytes, make).await?;
+        let (_, answer, mut extensions) =
+            answers::respond(&self.store, client, RangeAnswer::bytes, make).await?.into_parts();
         let answer = match answer {
             RangeAnswer::Whole(answer) => answer,
             RangeAnswer::Pieces(pieces) => {
@@ -113,8 +98,7 @@ impl KvService for Kv {
         let request = request.into_inner();
         if apply::is_read_only(&request) {
             let make = || store.txn(request.clone(), None);
-            let (answer, extensions) = self.large(client, Message::encoded_len, make).await?;
-            return Ok(Response::from_parts(MetadataMap::new(), answer, extensions));
+            return answers::respond(&self.store, client, Message::encoded_len, make).await;
         }
         Ok(Response::new(store.txn(request, None).await?))
     }

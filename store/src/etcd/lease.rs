@@ -8,9 +8,10 @@ use pintle_proto::etcdserverpb::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
     LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse,
 };
+use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{acting, require_leader, require_voter};
+use super::{acting, answers, require_leader, require_voter};
 use crate::store::Store;
 
 pub(super) struct Lease {
@@ -64,7 +65,10 @@ impl LeaseService for Lease {
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
         self.admit(&request)?;
-        Ok(Response::new(acting(&self.store, &request).lease_time_to_live(request.into_inner()).await?))
+        let (store, client) = (acting(&self.store, &request), request.extensions().get().cloned());
+        let request = request.into_inner();
+        let make = || store.lease_time_to_live(request);
+        answers::respond(&self.store, client, Message::encoded_len, make).await
     }
 
     async fn lease_leases(

@@ -108,7 +108,7 @@ where
         ending.tell(response.headers()); // refused without a body
         let held = response.extensions_mut().remove::<Held>();
         let sent = move |frame: &Frame<Bytes>| {
-            let _until_sent = &held;
+            held.iter().for_each(Held::went_on); // and it is held until everything is sent
             ending.store.metrics().counters.sent.inc_by(bytes_of(frame) as u64);
             if let Some(trailers) = frame.trailers_ref() {
                 ending.tell(trailers);

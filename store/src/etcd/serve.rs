@@ -31,7 +31,8 @@ use super::answers::Client;
 use super::browser::OverTls;
 use super::front::Front;
 use super::gate::CommonName;
-use super::opening::{Opening, Turn};
+use super::gateway::Unreadable;
+use super::opening::{Opening, Pace};
 use super::streams::{Served, Streams};
 use crate::auth::Peer;
 use crate::limits;
@@ -190,8 +191,8 @@ where
         request.extensions_mut().insert(client.clone());
         request
     });
-    let turn = Turn::default();
-    let judged = turn.clone();
+    let pace = Pace::default();
+    let judged = pace.clone();
     let service = service.map_response(move |response: Response<Body>| {
         judged.answered(is_readable(&response));
         response
@@ -207,10 +208,10 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
-    let stream = TokioIo::new(Opening::new(stream, turn.clone()));
+    let stream = TokioIo::new(Opening::new(stream, pace.clone()));
     let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);
-    let mut served = Served::new(connection, streams, turn);
+    let mut served = Served::new(connection, streams, pace);
     tokio::select! {
         ended = &mut served => return log_end(ended),
         () = stalled.cancelled() => return,
@@ -221,10 +222,10 @@ where
     }
 }
 
-/// Whether a request could be read, by its answer: tonic says "internal" to what is no message.
+/// Whether a request could be read, by its answer: tonic says "internal" to what is no message, the gateway leaves a note.
 fn is_readable(response: &Response<Body>) -> bool {
     let internal = response.headers().get("grpc-status").is_some_and(|code| code == "13");
-    !internal && response.status() != StatusCode::BAD_REQUEST
+    !internal && response.extensions().get::<Unreadable>().is_none()
 }
 
 fn log_end(ended: Result<(), Box<dyn std::error::Error + Send + Sync>>) {

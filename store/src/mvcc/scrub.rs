@@ -125,7 +125,8 @@ fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Optio
     let view = generation.view()?;
     let mut changes = view.changes(0)?;
     changes.seek(at);
-    let mut versions = view.all_versions()?;
+    // Of one key after each seek: it must not run over what was removed of others.
+    let mut versions = view.versions_of_key(&[], None)?;
     let mut removal = Removal { generation, batch: WriteBatch::default() };
     let mut looked_at = 0;
     let mut next = None;

@@ -91,11 +91,6 @@ impl<'a> View<'a> {
         Ok(self.version_at(key, at)?.is_some_and(|version| version.modified == main))
     }
 
-    /// An unpositioned iterator over all of `kv`.
-    pub fn all_versions(&self) -> io::Result<RawIterator<'_>> {
-        self.versions(&[], None)
-    }
-
     /// An unpositioned iterator over `kv` from `lower` to before `upper`.
     fn versions(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();
@@ -103,7 +98,7 @@ impl<'a> View<'a> {
         self.iterator(options, lower, upper)
     }
 
-    /// The same within the versions of one key: files that have none of it are passed over without a read.
+    /// The same within the versions of one key, that of the seek: files that have none of it are passed over without a read.
     pub fn versions_of_key(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();
         options.set_prefix_same_as_start(true);

@@ -136,3 +136,19 @@ async fn a_websocket_speaks_in_both_directions() {
     socket.close(None).await.unwrap();
     drop(local);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_is_read_for_as_long_as_it_lasts() {
+    let (local, address, _) = served_at().await;
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{address}/v3/watch"), stream).await.unwrap();
+    let key = "YWFh".repeat(500); // far more in all than is read from a connection in a turn
+    for _ in 0..50 {
+        socket.send(Message::text(format!(r#"{{"create_request":{{"key":"{key}"}}}}"#))).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(20), socket.next()).await.expect("it is still read");
+        let created: Value = serde_json::from_str(answer.unwrap().unwrap().to_text().unwrap()).unwrap();
+        assert_eq!(created["result"]["created"], json!(true));
+    }
+    socket.close(None).await.unwrap();
+    drop(local);
+}

@@ -5,7 +5,7 @@ use pintle_proto::etcdserverpb::{DeleteRangeRequest, PutRequest};
 use pintle_proto::store_v1::command::Operation;
 use pintle_proto::store_v1::{LeaseGrant, LeaseRecord, StateRecord};
 use prost::Message;
-use rocksdb::WriteBatch;
+use rocksdb::{IteratorMode, WriteBatch};
 
 use super::local::Local;
 use crate::engine::{Engine, EngineOptions, Generation, KV, LEASE, META, REV, STATE_KEY};
@@ -112,4 +112,49 @@ fn rows_without_a_state_record_are_refused() {
     std::fs::write(dir.join("CURRENT"), "state-000001\n").expect("write");
     let refused = Engine::open(&dir, EngineOptions::default()).err().expect("it is refused").to_string();
     assert!(refused.ends_with("there are rows but no state record"), "{refused}");
+}
+
+/// RocksDB makes a database first, then its families: a first start that was killed in between has lost nothing.
+#[test]
+fn a_first_start_that_was_cut_short_is_finished_by_the_next() {
+    let dir = tempfile::tempdir().expect("directory");
+    let number = Engine::open(dir.path(), EngineOptions::default()).expect("open").current().number;
+    let state = dir.path().join(format!("state-{number:06}"));
+    std::fs::remove_dir_all(&state).expect("as if it had not been made");
+    drop(rocksdb::DB::open_default(&state).expect("a database without families"));
+    Engine::open(dir.path(), EngineOptions::default()).expect("the next start");
+}
+
+#[test]
+fn a_received_state_that_is_gone_is_not_made_anew() {
+    let dir = tempfile::tempdir().expect("directory");
+    drop(Engine::open(dir.path(), EngineOptions::default()).expect("open"));
+    let current = dir.path().join("CURRENT");
+    let text = std::fs::read_to_string(&current).expect("CURRENT");
+    std::fs::remove_dir_all(dir.path().join("state-000001")).expect("remove");
+    Engine::open(dir.path(), EngineOptions::default()).expect("the first one has nothing to lose");
+    std::fs::remove_dir_all(dir.path().join("state-000001")).expect("remove");
+    std::fs::write(&current, text.replace('1', "2")).expect("as after a snapshot that was received");
+    let refused = Engine::open(dir.path(), EngineOptions::default()).err().expect("refused");
+    assert!(refused.is_damage() && refused.to_string().contains("that is not there"), "{refused}");
+}
+
+#[test]
+fn many_keys_deleted_from_the_last_on_leave_nothing_once_they_are_compacted() {
+    let local = Local::open();
+    let key = |number: u32| Bytes::from(format!("key/{number:05}"));
+    let put = |number| Operation::Put(encode(&PutRequest { key: key(number), ..PutRequest::default() }));
+    let delete = |number| {
+        Operation::DeleteRange(encode(&DeleteRangeRequest { key: key(number), ..DeleteRangeRequest::default() }))
+    };
+    (0..3000).for_each(|number| drop(local.one(put(number))));
+    (0..3000).rev().for_each(|number| drop(local.one(delete(number))));
+    local.one(put(0));
+    local.one(Operation::Compact(6002));
+    crate::mvcc::scrub::run_now(local.engine()).expect("scrub");
+    let generation = local.engine().current();
+    let rows =
+        |name| generation.db().iterator_cf(generation.family(name).expect("family"), IteratorMode::Start).count();
+    assert_eq!((rows(KV), rows(REV)), (1, 1));
+    assert_eq!(findings(&generation), Vec::<String>::new());
 }

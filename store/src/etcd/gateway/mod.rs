@@ -27,6 +27,7 @@ use tonic::{Code, Status};
 use tower::ServiceExt;
 
 use self::frames::{Answers, frame};
+use super::answers::Client;
 use crate::auth::Peer;
 use crate::limits;
 
@@ -64,6 +65,15 @@ fn find(service: &str, name: &str) -> Option<MethodDescriptor> {
     service.methods().find(|method| method.name() == name)
 }
 
+/// A large answer, which keeps the room that was found for it (`answers` holds it) until all of it is sent.
+fn in_pieces(text: Bytes, answers: Answers) -> Body {
+    let pieces = stream::unfold((text, answers), async |(mut rest, answers)| {
+        let piece = rest.split_to(limits::PIECE_BYTES.min(rest.len()));
+        (!piece.is_empty()).then(|| (Ok::<_, std::convert::Infallible>(piece), (rest, answers)))
+    });
+    Body::from_stream(pieces)
+}
+
 async fn unknown() -> Response {
     let body = json!({ "code": 5, "message": "Not Found" });
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
@@ -75,33 +85,57 @@ async fn serve(
     request: Request<Body>,
 ) -> Response {
     let (head, body) = request.into_parts();
-    let peer = head.extensions.get::<Peer>().copied();
+    let known = Known { peer: head.extensions.get().copied(), client: head.extensions.get().cloned() };
     if let Ok(upgrade) = upgrade {
         let upgrade = upgrade.max_message_size(limits::GATEWAY_BYTES).max_frame_size(limits::GATEWAY_BYTES);
-        return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, peer, socket));
+        return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, known, socket));
     }
     if head.method != Method::POST {
         return refusal(&Status::unimplemented("Method Not Allowed"));
     }
-    call.run(&head.headers, peer, body).await.unwrap_or_else(|status| refusal(&status))
+    let message = match call.read(body).await {
+        Ok(message) => message,
+        Err(status) => {
+            let mut refusal = refusal(&status);
+            refusal.extensions_mut().insert(Unreadable);
+            return refusal;
+        }
+    };
+    call.run(&head.headers, known, message).await.unwrap_or_else(|status| refusal(&status))
+}
+
+/// In an answer: the request was none.
+#[derive(Clone, Copy)]
+pub(super) struct Unreadable;
+
+/// What goes with a request to whoever answers it.
+struct Known {
+    peer: Option<Peer>,
+    client: Option<Client>,
 }
 
 impl Call {
-    async fn run(&self, headers: &HeaderMap, peer: Option<Peer>, body: Body) -> Result<Response, Status> {
-        let message = if self.method.is_client_streaming() {
+    /// The request as a body of gRPC. Objects of a stream are read as they come.
+    async fn read(&self, body: Body) -> Result<Body, Status> {
+        if self.method.is_client_streaming() {
             let input = self.method.input();
             let messages = objects(body).map(move |object| Ok(frame(&encode(&input, object?)?)));
-            Body::from_stream(
+            return Ok(Body::from_stream(
                 messages.map(|message: Result<Bytes, Status>| message.map_err(|status| status.to_string())),
-            )
-        } else {
-            let body = to_bytes(body, limits::GATEWAY_BYTES).await.map_err(|_| too_large())?;
-            let object = if body.trim_ascii().is_empty() { Ok(json!({})) } else { serde_json::from_slice(&body) };
-            Body::from(frame(&encode(&self.method.input(), object.map_err(|error| invalid(&error))?)?))
-        };
+            ));
+        }
+        let body = to_bytes(body, limits::GATEWAY_BYTES).await.map_err(|_| too_large())?;
+        let object = if body.trim_ascii().is_empty() { Ok(json!({})) } else { serde_json::from_slice(&body) };
+        Ok(Body::from(frame(&encode(&self.method.input(), object.map_err(|error| invalid(&error))?)?)))
+    }
+
+    async fn run(&self, headers: &HeaderMap, known: Known, message: Body) -> Result<Response, Status> {
         let mut request = self.request(headers, message)?;
-        if let Some(peer) = peer {
+        if let Some(peer) = known.peer {
             request.extensions_mut().insert(peer);
+        }
+        if let Some(client) = known.client {
+            request.extensions_mut().insert(client);
         }
         let Ok(response) = self.grpc.clone().oneshot(request).await;
         let answers = Answers::of(response)?;
@@ -133,7 +167,8 @@ impl Call {
     async fn single(&self, mut answers: Answers) -> Result<Response, Status> {
         let message = answers.next().await?.ok_or_else(|| Status::internal("the call ended without an answer"))?;
         answers.next().await?; // reads the status that follows
-        let body = Value::to_string(&decode(&self.method.output(), message)?);
+        let text = Value::to_string(&decode(&self.method.output(), message)?);
+        let body = if text.len() < limits::ANSWER_SMALL { Body::from(text) } else { in_pieces(text.into(), answers) };
         Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response())
     }
 
@@ -160,7 +195,7 @@ impl Call {
 }
 
 /// Every text message is an object of the request, every line of the answer becomes a text message.
-async fn over_websocket(call: Call, headers: HeaderMap, peer: Option<Peer>, socket: WebSocket) {
+async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: WebSocket) {
     let (mut answers, requests) = socket.split();
     let objects = requests.filter_map(async |frame| match frame {
         Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
@@ -179,7 +214,11 @@ async fn over_websocket(call: Call, headers: HeaderMap, peer: Option<Peer>, sock
             }
         }
     };
-    let response = call.run(&headers, peer, body).await.unwrap_or_else(|status| refusal(&status));
+    let response = match call.read(body).await {
+        Ok(message) => call.run(&headers, known, message).await,
+        Err(status) => Err(status),
+    };
+    let response = response.unwrap_or_else(|status| refusal(&status));
     let mut lines = response.into_body().into_data_stream();
     while let Some(Ok(line)) = lines.next().await {
         let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
