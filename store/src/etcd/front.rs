@@ -25,7 +25,11 @@ type Direct = Meter<Gate<MapResponse<KvServer<Kv>, AxumBody>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Front {
+pub struct Front(pub(super) Entry);
+
+/// The service itself.
+#[derive(Clone)]
+pub(super) struct Entry {
     kv: Option<Direct>,
     others: Router,
 }
@@ -36,17 +40,17 @@ impl Front {
         let body: AxumBody = |response| response.map(Body::new);
         let kv = MapResponseLayer::new(body).layer(kv);
         let kv = GateLayer { store: store.clone() }.layer(kv);
-        Self { kv: Some(MeterLayer { store: store.clone() }.layer(kv)), others }
+        Self(Entry { kv: Some(MeterLayer { store: store.clone() }.layer(kv)), others })
     }
 }
 
 impl From<Router> for Front {
     fn from(others: Router) -> Self {
-        Self { kv: None, others }
+        Self(Entry { kv: None, others })
     }
 }
 
-impl Service<Request<Body>> for Front {
+impl Service<Request<Body>> for Entry {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<<Direct as Service<Request<Body>>>::Future, RouteFuture<Infallible>>;

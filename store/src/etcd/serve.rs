@@ -185,7 +185,7 @@ where
     let client = Client::new();
     let stalled = client.stalled.clone();
     let known = Arc::new(known);
-    let service = front.map_request(move |request: hyper::Request<Incoming>| {
+    let service = front.0.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         known.tell(request.extensions_mut());
         request.extensions_mut().insert(client.clone());
