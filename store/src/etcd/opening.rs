@@ -237,6 +237,7 @@ mod tests {
         (0..1_000_000).for_each(|_| pace.answered(false));
         (0..2 * limits::UNREADABLE).for_each(|_| pace.answered(true));
         clock::sleep(limits::UNREADABLE_PAUSE).await;
+        pace.begin();
         client.write_all(&[b'x'; 3000 - 952]).await.unwrap();
         assert_eq!(read_now(&mut opening).await, 3000, "in one go");
     }
