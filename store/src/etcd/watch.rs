@@ -174,12 +174,13 @@ impl Session {
             progress_notify: false,
         };
         let duplicate = request.watch_id != 0 && self.slots.contains_key(&request.watch_id);
-        let made = if let Err(reason) = self.permitted(&options) {
+        // In etcd's order: what cannot be is said to anybody, also to who may watch nothing.
+        let made = if request.start_revision < 0 {
+            Err(WatchError::Compacted { compact_revision: 0 }.to_string())
+        } else if let Err(reason) = self.permitted(&options) {
             Err(reason)
         } else if self.slots.len() >= limits::WATCHERS_PER_STREAM {
             Err(StoreError::Overloaded.to_string())
-        } else if request.start_revision < 0 {
-            Err(WatchError::Compacted { compact_revision: 0 }.to_string())
         } else if let Err(error) = Selector::new(&options) {
             Err(error.to_string())
         } else if duplicate {
