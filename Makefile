@@ -20,6 +20,8 @@ setup: ## Install what building, running and testing needs (Debian 12; elsewhere
 	@scripts/setup
 
 build: setup ## Build target/release/pintle
+	@[ "$$CARGO_TARGET_DIR" = "$(CURDIR)/target" ] || [ -L target ] || [ ! -e target ] || \
+		{ echo "build: target is a directory of its own, made by cargo without make; remove it, it becomes a link to $$CARGO_TARGET_DIR" >&2; exit 1; }
 	@mkdir -p "$$CARGO_TARGET_DIR" && { [ "$$CARGO_TARGET_DIR" = "$(CURDIR)/target" ] || ln -sfn "$$CARGO_TARGET_DIR" target; }
 	$(CARGO) build --release --locked -p pintle
 
