@@ -116,7 +116,7 @@ pub const APPLY_CHUNK: usize = 64;
 pub const APPLY_COMMANDS: u64 = 64 * 1024;
 
 /// Bytes applied since the last snapshot that ask for the next one. Bounds the log to replay and to keep on disk.
-pub const SNAPSHOT_LOG_BYTES: u64 = 256 << 20;
+pub const SNAPSHOT_LOG_BYTES: u64 = 64 << 20;
 
 /// Entries applied since the last snapshot that ask for the next one.
 pub const SNAPSHOT_LOG_ENTRIES: u64 = 100_000;

@@ -96,6 +96,8 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     fn standing(&self) -> Standing;
     fn members(&self) -> Vec<Member>;
     fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>>;
+    /// Has a snapshot made soon, so that the one before gives back what only it still holds.
+    fn snapshot(&self);
 }
 
 impl Consensus for Handle {
@@ -126,6 +128,10 @@ impl Consensus for Handle {
                 client_urls: Vec::new(),
             })
             .collect()
+    }
+
+    fn snapshot(&self) {
+        Self::snapshot(self);
     }
 
     fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>> {

@@ -235,6 +235,15 @@ impl Generation {
         Ok(())
     }
 
+    /// Versions of keys there are, about.
+    pub fn rows(&self) -> u64 {
+        let count = self
+            .family(KV)
+            .ok()
+            .and_then(|family| self.db().property_int_value_cf(family, "rocksdb.estimate-num-keys").ok().flatten());
+        count.unwrap_or(0)
+    }
+
     /// Writes a consistent copy into `dir`, which must be absent or empty.
     pub fn checkpoint(&self, dir: &Path) -> io::Result<()> {
         self.flush()?;

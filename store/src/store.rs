@@ -302,6 +302,7 @@ impl Store {
         tasks::expire_leases(self, group);
         tasks::compact_automatically(self, group);
         tasks::watch_space(self, group);
+        tasks::give_back(self, group);
         tasks::publish(self, group);
         tasks::promote_members(self, group);
         tasks::make_token_key(self, group);

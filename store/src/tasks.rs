@@ -139,6 +139,28 @@ pub(crate) fn watch_space(store: &Store, group: &task::Group) {
     });
 }
 
+/// Gives the room of removed history back once there was as much of it as is left, and at least [`limits::RECLAIM_ROWS`]: then the tables,
+/// and after them the checkpoint that still holds the old ones.
+pub(crate) fn give_back(store: &Store, group: &task::Group) {
+    let store = store.clone();
+    group.spawn_until_stopped("store-give-back", async move {
+        let mut scrubbed = store.shared().scrub.progress();
+        let mut given_back = 0;
+        while scrubbed.changed().await.is_ok() {
+            let removed = store.shared().scrub.removed();
+            let left = store.shared().engine.current().rows();
+            if removed - given_back < left.max(limits::RECLAIM_ROWS) {
+                continue;
+            }
+            given_back = removed;
+            reclaim(&store).await;
+            if let Ok(consensus) = store.shared().consensus() {
+                consensus.snapshot();
+            }
+        }
+    });
+}
+
 async fn reclaim(store: &Store) {
     let engine = Arc::clone(&store.shared().engine);
     match tokio::task::spawn_blocking(move || engine.current().reclaim()).await {

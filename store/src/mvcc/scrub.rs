@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use pintle_base::priority::set_niceness;
@@ -23,6 +24,8 @@ pub(crate) struct Scrub {
     wanted: Mutex<Wanted>,
     changed: Condvar,
     done: watch::Sender<i64>,
+    /// Versions removed since the start.
+    removed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -33,7 +36,12 @@ struct Wanted {
 
 impl Scrub {
     pub fn new() -> Self {
-        Self { wanted: Mutex::default(), changed: Condvar::new(), done: watch::Sender::new(0) }
+        Self {
+            wanted: Mutex::default(),
+            changed: Condvar::new(),
+            done: watch::Sender::new(0),
+            removed: AtomicU64::new(0),
+        }
     }
 
     /// Something was compacted, or the state was replaced.
@@ -50,6 +58,11 @@ impl Scrub {
     /// The compact revision up to which history is gone.
     pub fn progress(&self) -> watch::Receiver<i64> {
         self.done.subscribe()
+    }
+
+    /// Versions removed since the start.
+    pub fn removed(&self) -> u64 {
+        self.removed.load(Ordering::Relaxed)
     }
 
     /// Starts the thread. It ends after [`Scrub::stop`].
@@ -101,7 +114,7 @@ impl Scrub {
         };
         let mut cursor = Some(key::revision(from, 0));
         while let Some(at) = cursor {
-            cursor = batch(generation, at, target)?;
+            cursor = batch(generation, at, target, &self.removed)?;
             if !self.pause() {
                 return Ok(from);
             }
@@ -121,13 +134,13 @@ fn scrubbed(view: &View<'_>) -> io::Result<i64> {
 }
 
 /// Looks at a bounded number of changes from `at` on; returns where the next batch begins.
-fn batch(generation: &Generation, at: [u8; 16], target: i64) -> io::Result<Option<[u8; 16]>> {
+fn batch(generation: &Generation, at: [u8; 16], target: i64, removed: &AtomicU64) -> io::Result<Option<[u8; 16]>> {
     let view = generation.view()?;
     let mut changes = view.changes(0)?;
     changes.seek(at);
     // Of one key after each seek: it must not run over what was removed of others.
     let mut versions = view.versions_of_key(&[], None)?;
-    let mut removal = Removal { generation, batch: WriteBatch::default() };
+    let mut removal = Removal { generation, batch: WriteBatch::default(), removed };
     let mut looked_at = 0;
     let mut next = None;
     while let Some((raw, change)) = changes.item() {
@@ -187,10 +200,12 @@ fn remove_superseded(
 struct Removal<'a> {
     generation: &'a Generation,
     batch: WriteBatch,
+    removed: &'a AtomicU64,
 }
 
 impl Removal<'_> {
     fn remove(&mut self, raw: &[u8], modified: i64, sub: i64) -> io::Result<()> {
+        self.removed.fetch_add(1, Ordering::Relaxed);
         self.batch.delete_cf(self.generation.family(KV)?, raw);
         self.batch.delete_cf(self.generation.family(REV)?, key::revision(modified, sub));
         if self.batch.len() >= limits::SCRUB_DELETES { self.write() } else { Ok(()) }
