@@ -25,6 +25,7 @@ use crate::core::{
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
 use crate::machine::{Committed, Payload, StateMachine};
+use crate::recent::Recent;
 use crate::snapshot::{SnapshotDir, Snapshots, Temporary};
 use crate::thread::Running;
 use crate::wire;
@@ -36,6 +37,8 @@ type Item = (Entry, Option<ApplyResponder<TypeConfig>>);
 pub(crate) struct SnapshotPolicy {
     pub entries: u64,
     pub bytes: u64,
+    /// Bytes of entries kept in the log although a snapshot holds them.
+    pub bytes_kept: u64,
 }
 
 /// What others see of applying.
@@ -46,6 +49,7 @@ pub(crate) struct Applying {
     entries: AtomicU64,
     bytes: AtomicU64,
     policy: SnapshotPolicy,
+    recent: Mutex<Recent>,
     /// Told when a snapshot is due.
     pub snapshot_due: Notify,
 }
@@ -67,7 +71,14 @@ impl Applying {
         self.state.lock().0
     }
 
-    fn count(&self, bytes: usize) {
+    /// Entries that are applied and need not be kept, as far as their size tells: up to and including this index, if there are any.
+    pub fn spare(&self) -> Option<u64> {
+        let first = self.recent.lock().first().min(self.next().saturating_sub(limits::ENTRIES_KEPT_ALWAYS));
+        first.checked_sub(1)
+    }
+
+    fn count(&self, index: u64, bytes: usize) {
+        self.recent.lock().count(index, bytes as u64);
         let entries = self.entries.fetch_add(1, Ordering::Relaxed) + 1;
         let bytes = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         if entries >= self.policy.entries || bytes >= self.policy.bytes {
@@ -149,6 +160,7 @@ pub(crate) fn prepare(
         state: Mutex::new(state),
         entries: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
+        recent: Mutex::new(Recent::new(policy.bytes_kept)),
         policy,
         snapshot_due: Notify::new(),
     });
@@ -304,7 +316,7 @@ impl Worker {
             }
         }
         self.applying.next.send_replace(id.index + 1);
-        self.applying.count(bytes);
+        self.applying.count(id.index, bytes);
         Ok(replies)
     }
 
@@ -466,7 +478,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let snapshots = Arc::new(Snapshots::open(dir.path()).expect("snapshots"));
         let (_, flushed) = watch::channel(u64::MAX);
-        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX };
+        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX, bytes_kept: u64::MAX };
         let fatal = FatalCell::new();
         let (machine, worker, tasks) =
             prepare(machine(dir.path()), snapshots, flushed, policy, fatal.clone()).expect("prepare");

@@ -33,6 +33,7 @@ pub mod offline;
 mod propose;
 mod read;
 mod readiness;
+mod recent;
 mod runtime;
 mod snapshot;
 mod start;

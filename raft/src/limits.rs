@@ -94,6 +94,9 @@ pub const TAIL_BYTES: usize = 32 << 20;
 /// Operations waiting for the log writer. openraft's own windows are smaller; reaching it holds Raft's core back.
 pub const WRITER_QUEUE: usize = 4096;
 
+/// Bytes of write-ahead files of the log's database. Beyond it the small records are flushed, which would keep every file alive.
+pub const LOG_WAL_BYTES: u64 = 64 << 20;
+
 /// Bytes of entries in one synced write.
 pub const WRITE_BYTES: usize = 8 << 20;
 
@@ -124,6 +127,15 @@ pub const SNAPSHOT_LOG_ENTRIES: u64 = 100_000;
 /// Entries kept in the log although a snapshot holds them, so that a member that was away shortly catches up by log. Also
 /// keeps purges far away from entries openraft is about to apply (its issue 2116).
 pub const ENTRIES_KEPT: u64 = 4096;
+
+/// Bytes of entries kept in the log at most for the same reason: seconds of writing at full speed. Fewer entries are kept if they are large.
+pub const BYTES_KEPT: u64 = 64 << 20;
+
+/// Entries kept, however large.
+pub const ENTRIES_KEPT_ALWAYS: u64 = 64;
+
+/// How long to wait for a snapshot that was asked for before the log is cut to what there is.
+pub const SNAPSHOT_MADE: Duration = Duration::from_secs(60);
 
 /// Bytes of one snapshot chunk: small enough not to delay other traffic of the connection.
 pub const SNAPSHOT_CHUNK: usize = 256 << 10;

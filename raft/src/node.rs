@@ -315,7 +315,21 @@ impl Node {
                 () = self.stop.cancelled() => return,
                 () = self.applying.snapshot_due.notified() => (),
             }
+            let due = self.applying.applied();
             if self.raft.trigger().snapshot().await.is_err() {
+                return;
+            }
+            let made = self.raft.wait(Some(limits::SNAPSHOT_MADE)).metrics(|metrics| metrics.snapshot >= due, "a snapshot");
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                // Not made in time, or failed: what the one before holds is cut all the same.
+                _ = made => (),
+            }
+            // openraft cuts by number; where entries are large that would be much.
+            if let Some(spare) = self.applying.spare()
+                && self.raft.trigger().purge_log(spare).await.is_err()
+            {
                 return;
             }
         }

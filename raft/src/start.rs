@@ -89,6 +89,8 @@ pub struct Options {
     pub snapshot_bytes: u64,
     /// Entries kept in the log although a snapshot holds them.
     pub entries_kept: u64,
+    /// Bytes of such entries, about; large entries are kept in smaller number.
+    pub bytes_kept: u64,
     /// Where this member's measurements are registered.
     pub registry: prometheus::Registry,
 }
@@ -118,6 +120,7 @@ impl Options {
             snapshot_entries: limits::SNAPSHOT_LOG_ENTRIES,
             snapshot_bytes: limits::SNAPSHOT_LOG_BYTES,
             entries_kept: limits::ENTRIES_KEPT,
+            bytes_kept: limits::BYTES_KEPT,
             registry: prometheus::Registry::new(),
         }
     }

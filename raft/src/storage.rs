@@ -48,7 +48,11 @@ pub(crate) fn open(
     let identity = identity::claim(&options.data_dir, fresh)?;
     let snapshots = Arc::new(Snapshots::open(&options.data_dir).map_err(io("the snapshots"))?);
     let (log, writer) = log::open_stepwise(&options.data_dir, fatal.clone())?;
-    let policy = SnapshotPolicy { entries: options.snapshot_entries.max(1), bytes: options.snapshot_bytes.max(1) };
+    let policy = SnapshotPolicy {
+        entries: options.snapshot_entries.max(1),
+        bytes: options.snapshot_bytes.max(1),
+        bytes_kept: options.bytes_kept,
+    };
     let (machine, applier, tasks) =
         apply::prepare(machine, Arc::clone(&snapshots), log.flushed(), policy, fatal.clone())
             .map_err(StartError::Machine)?;

@@ -233,6 +233,26 @@ async fn a_member_that_was_away_too_long_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_large_entries_few_are_kept_behind_a_snapshot() {
+    let mut cluster = Cluster::new(1, |options| {
+        options.snapshot_bytes = 1 << 20;
+        options.bytes_kept = 1 << 20;
+    });
+    cluster.start_all().await;
+    let member = &cluster.members[0];
+    let large = "x".repeat(10 << 10);
+    for n in 0..600 {
+        member.propose(&format!("{n} {large}")).await;
+    }
+    let purged = || member.handle().status_watch().borrow().purged;
+    // By number alone all of them would be kept: a snapshot holds 500 and more.
+    eventually("the log is purged", || purged() > 300).await;
+    assert!(purged() < 545, "64 are kept in any case: {}", purged());
+    assert_eq!(member.read().await.len(), 600);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_member_does_not_vote_until_it_has_caught_up() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -16,6 +16,7 @@ use super::{COMMITTED, DIR, LOG, META, OpenError, PURGED, Queue, Shared, State, 
 use crate::codec;
 use crate::core::{Membership, RaftLogId, Vote, log_id, next_index};
 use crate::fatal::FatalCell;
+use crate::limits;
 use crate::machine::LogId;
 use crate::mark::{Mark, MarkFile};
 
@@ -123,7 +124,7 @@ fn options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     options.set_track_and_verify_wals_in_manifest(true);
     // The small family would otherwise keep every write-ahead file alive.
-    options.set_max_total_wal_size(256 << 20);
+    options.set_max_total_wal_size(limits::LOG_WAL_BYTES);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(3);
     options.set_log_level(LogLevel::Warn);

@@ -124,6 +124,19 @@ const PERMITTED: &[Permitted] = &[
         },
     },
     Permitted {
+        why: "etcd takes a stranger, whose name is empty, for the user with an empty name, who may ask for itself and does not exist; \
+              here strangers are told to log in",
+        lines: ALL,
+        settle: |call, answer| {
+            if let (Call::UserGet(request), Answer::Refused(refused)) = (call, answer)
+                && request.name.is_empty()
+                && refused.text == "etcdserver: user name is empty"
+            {
+                *refused = Refused { code: Code::FailedPrecondition, text: "etcdserver: user name not found".to_owned() };
+            }
+        },
+    },
+    Permitted {
         why: "etcd sorts the permissions of a role by their keys alone, and keeps no order among equals",
         lines: ALL,
         settle: |_, answer| {
