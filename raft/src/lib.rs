@@ -13,6 +13,7 @@
 mod apply;
 mod bootstrap;
 mod codec;
+mod compaction;
 mod core;
 mod describe;
 mod entries;
@@ -43,6 +44,7 @@ mod thread;
 mod transport;
 mod wire;
 
+pub use compaction::start_compaction_threads;
 pub use describe::{DescribeError, Description, claimed, describe};
 pub use fatal::Fatal;
 pub use log::is_damage;

@@ -109,6 +109,12 @@ pub const META_BYTES: u64 = 1 << 20;
 /// How far the low-water mark may trail the log in time.
 pub const MARK_AGE: Duration = Duration::from_secs(1);
 
+/// Threads on which RocksDB compacts: one for the log, one for the state.
+pub const COMPACTION_THREADS: i32 = 2;
+
+/// How far they step back behind those that serve: a third of a core's time is theirs where two want it.
+pub const COMPACTION_NICENESS: i32 = 5;
+
 /// Chunks of entries waiting for the apply thread.
 pub const APPLY_QUEUE: usize = 64;
 

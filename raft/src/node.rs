@@ -319,7 +319,8 @@ impl Node {
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
             }
-            let made = self.raft.wait(Some(limits::SNAPSHOT_MADE)).metrics(|metrics| metrics.snapshot >= due, "a snapshot");
+            let wait = self.raft.wait(Some(limits::SNAPSHOT_MADE));
+            let made = wait.metrics(|metrics| metrics.snapshot >= due, "a snapshot");
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,

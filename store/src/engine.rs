@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use pintle_base::dbfiles;
 use pintle_proto::store_v1::StateRecord;
+use pintle_raft::start_compaction_threads;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
@@ -155,6 +156,7 @@ impl Generation {
     /// `make` begins an empty database where there is none.
     fn open(root: &Path, number: u64, options: &EngineOptions, make: bool) -> io::Result<Self> {
         let dir = generation_dir(root, number);
+        start_compaction_threads();
         let (mut db_options, family_options) = rocksdb_options(options);
         // A state that was there is never made anew in its own ruins.
         let fresh = dbfiles::check(&dir).map_err(damaged)?.is_none();

@@ -6,8 +6,11 @@ use std::time::Duration;
 pub const REQUEST_BYTES: usize = 1_572_864;
 /// Room above [`REQUEST_BYTES`] before the transport itself refuses: lets the refusal carry etcd's own text.
 pub const REQUEST_OVERHEAD_BYTES: usize = 512 * 1024;
-/// Body of a request of the JSON gateway, or what of a stream of them waits for its end: base64 makes a third more of bytes.
-pub const GATEWAY_BYTES: usize = 2 * (REQUEST_BYTES + REQUEST_OVERHEAD_BYTES);
+/// Body of a request of the JSON gateway, or what of a stream of them waits for its end, where requests may have `request_bytes`:
+/// base64 makes a third more of bytes.
+pub const fn gateway_bytes(request_bytes: usize) -> usize {
+    request_bytes.saturating_add(REQUEST_OVERHEAD_BYTES).saturating_mul(2)
+}
 /// Operations in one branch of a transaction: etcd's default.
 pub const TXN_OPERATIONS: usize = 128;
 /// Members of a cluster that receive the log and do not vote, all together: each costs the leader a copy of all it writes.
@@ -62,6 +65,8 @@ pub const WATCHER_QUEUE_BYTES: usize = 4 << 20;
 pub const WATCH_BATCH_REVISIONS: usize = 1000;
 /// Bytes after which a catch-up read or an answer ends, at a whole revision.
 pub const WATCH_BATCH_BYTES: usize = 1 << 20;
+/// Bytes of events that a stream makes ready to be sent at once.
+pub const WATCH_ANSWERS_BYTES: usize = 64 << 10;
 /// Watchers of one etcd stream: a kube-apiserver opens hundreds.
 pub const WATCHERS_PER_STREAM: usize = 10_000;
 /// Watchers of one member; each costs about 1 KiB.
@@ -92,6 +97,8 @@ pub const PIECES_FROM: usize = 64 << 10;
 pub const KV_OVERHEAD: usize = 24;
 /// Bytes of such a piece: one write to a connection.
 pub const PIECE_BYTES: usize = 64 << 10;
+/// Niceness of the threads that read ranges: in the way of others they get about a quarter of what these get.
+pub const READER_NICENESS: i32 = 6;
 /// Niceness of the thread that removes history: in the way of requests it gets a tenth of what these get.
 pub const SCRUB_NICENESS: i32 = 10;
 /// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
@@ -145,6 +152,8 @@ pub const TOP_PREFIXES: usize = 8192;
 pub const TOP_DEPTH: u32 = 4;
 /// Longest prefix that is counted.
 pub const TOP_PREFIX_BYTES: usize = 256;
+/// Changes remembered until the count of what is there has begun.
+pub const TOP_WAITING: usize = 100_000;
 /// Prefixes in one answer.
 pub const TOP_ROWS: u32 = 1000;
 /// Nothing is counted any more once nobody has looked for so long.

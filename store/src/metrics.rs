@@ -79,7 +79,12 @@ const READINGS: &[(&str, &str, fn(&Store, &StoreStatus) -> f64)] = &[
     ("etcd_debugging_mvcc_compact_revision", "The compact revision.", |_, now| {
         number(now.compact_revision.unsigned_abs())
     }),
-    ("etcd_debugging_mvcc_db_compaction_last", "Up to which revision history was removed here.", |store, _| {
+    (
+        "etcd_debugging_mvcc_db_compaction_last",
+        "When history was removed here last, as Unix time; 0 for not since the start.",
+        |store, _| number(store.shared().scrub.last().unsigned_abs()),
+    ),
+    ("pintle_store_scrubbed_revision", "Up to which revision history was removed here.", |store, _| {
         number(store.shared().scrubbed().unsigned_abs())
     }),
     ("etcd_debugging_mvcc_watcher_total", "Watchers.", |_, now| number(now.watchers as u64)),

@@ -164,7 +164,7 @@ pub(crate) struct Shared {
     pub tokens: Tokens,
     pub leadership: watch::Sender<Leadership>,
     pub options: StoreOptions,
-    scrub: Arc<Scrub>,
+    pub scrub: Arc<Scrub>,
     scrub_thread: Mutex<Option<JoinHandle<()>>>,
     revision: AtomicI64,
     compacted: AtomicI64,

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::{COMMITTED, DIR, LOG, META, OpenError, PURGED, Queue, Shared, State, VOTE, Worker, key};
 use crate::codec;
+use crate::compaction::start_compaction_threads;
 use crate::core::{Membership, RaftLogId, Vote, log_id, next_index};
 use crate::fatal::FatalCell;
 use crate::limits;
@@ -111,6 +112,7 @@ impl Inspected {
 }
 
 fn open_db(dir: &Path) -> Result<DB, rocksdb::Error> {
+    start_compaction_threads();
     let mut options = options();
     options.create_if_missing(true);
     options.create_missing_column_families(true);

@@ -14,7 +14,7 @@ use crate::auth::{self, Actor};
 use crate::census::Census;
 use crate::error::StoreError;
 use crate::mvcc::key::Interval;
-use crate::mvcc::pieces::{Pieces, RangeAnswer, is_large};
+use crate::mvcc::pieces::{Draft, Pieces, RangeAnswer, is_large};
 use crate::mvcc::view::Source;
 use crate::mvcc::{hash, range};
 use crate::readers::{Large, Reading};
@@ -24,7 +24,7 @@ use crate::{apply, check};
 impl Store {
     /// Reads keys; linearizable unless the request says otherwise.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        let mut answer = self.range_with(request, |_, answer| answer).await?;
+        let mut answer = self.range_with(request, read_range).await?;
         self.fill(&mut answer.header);
         Ok(answer)
     }
@@ -32,25 +32,26 @@ impl Store {
     /// The same for whoever sends the answer on: a large one comes encoded.
     pub(crate) async fn range_encoded(&self, request: RangeRequest) -> Result<RangeAnswer, StoreError> {
         let store = self.clone();
-        let answer = self.range_with(request, move |view, mut answer| {
-            if !is_large(&answer) {
-                return RangeAnswer::Whole(answer);
+        let in_pieces = !request.range_end.is_empty() && range::is_plain(&request);
+        self.range_with(request, move |view, census, request| {
+            if in_pieces {
+                return encode_range(&store, view, census, request).map(RangeAnswer::Pieces);
             }
+            let mut answer = read_range(view, census, request)?;
             store.fill(&mut answer.header);
-            RangeAnswer::Pieces(Pieces::of(answer, |bytes| view.spend(bytes)))
-        });
-        let mut answer = answer.await?;
-        if let RangeAnswer::Whole(answer) = &mut answer {
-            self.fill(&mut answer.header);
-        }
-        Ok(answer)
+            Ok(match is_large(&answer) {
+                false => RangeAnswer::Whole(answer),
+                true => RangeAnswer::Pieces(Pieces::of(answer, |bytes| view.spend(bytes))),
+            })
+        })
+        .await
     }
 
-    /// Reads keys, and makes something of them where they are read.
-    async fn range_with<T, F>(&self, request: RangeRequest, make: F) -> Result<T, StoreError>
+    /// Reads keys where it is their turn.
+    async fn range_with<T, F>(&self, request: RangeRequest, read: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: Fn(&Reading<'_>, RangeResponse) -> T + Send + 'static,
+        F: Fn(&Reading<'_>, &Census, &RangeRequest) -> Result<T, StoreError> + Send + 'static,
     {
         check::range(&request)?;
         if !request.serializable {
@@ -62,11 +63,7 @@ impl Store {
         self.shared().top.read(&request.key, &request.range_end);
         let short = request.range_end.is_empty();
         let shared = Arc::clone(self.shared());
-        let read = move |view: &Reading<'_>| {
-            let answer = read_range(view, &shared.census, &request)?;
-            Ok(make(view, answer))
-        };
-        let answer = self.read(short, read).await?;
+        let answer = self.read(short, move |view| read(view, &shared.census, &request)).await?;
         if !Arc::ptr_eq(&judged, &self.auth()) {
             self.permitted(|grant| grant.read(&asked))?; // what was read may be newer than the verdict
         }
@@ -184,6 +181,18 @@ fn read_range(view: &Reading<'_>, census: &Census, request: &RangeRequest) -> Re
     let mut response = range::read_counted(view, request, at, &mut counted).map_err(StoreError::storage)?;
     response.header = apply::header(view.revision());
     Ok(response)
+}
+
+fn encode_range(
+    store: &Store,
+    view: &Reading<'_>,
+    census: &Census,
+    request: &RangeRequest,
+) -> Result<Pieces, StoreError> {
+    let at = readable(view, request.revision)?;
+    let mut counted = |interval: &Interval| census.count(view, &|| view.is_broken_off(), interval, at);
+    let draft = Draft::new(store.header(view.revision()).as_ref());
+    range::encode(view, request, at, &mut counted, draft).map_err(StoreError::storage)
 }
 
 /// The revision to read at: the current one unless asked otherwise; refused if it is compacted or not there yet.

@@ -65,11 +65,14 @@ pub(super) struct Client {
     room: Room,
     /// Cut off once this is cancelled.
     pub stalled: CancellationToken,
+    /// Its place among the connections, also after it was made a websocket's.
+    _slot: Arc<OwnedSemaphorePermit>,
 }
 
 impl Client {
-    pub fn new() -> Self {
-        Self { room: Room::new(limits::ANSWERS_BYTES_OF_ONE), stalled: CancellationToken::new() }
+    pub fn new(slot: OwnedSemaphorePermit) -> Self {
+        let room = Room::new(limits::ANSWERS_BYTES_OF_ONE);
+        Self { room, stalled: CancellationToken::new(), _slot: Arc::new(slot) }
     }
 }
 
@@ -189,6 +192,10 @@ mod tests {
 
     use super::*;
 
+    fn client() -> Client {
+        Client::new(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap())
+    }
+
     const PATIENCE: Duration = Duration::from_secs(7);
 
     async fn answer(all: &Room, client: &Client, bytes: usize, made: &AtomicU32) -> Result<Extensions, StoreError> {
@@ -202,7 +209,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_room_waits_without_an_answer_and_is_refused_in_the_end() {
         let (all, made) = (Room::new(10 << 20), AtomicU32::new(0));
-        let (first, second) = (Client::new(), Client::new());
+        let (first, second) = (client(), client());
         let held = answer(&all, &first, 9 << 20, &made).await.unwrap();
         assert!(answer(&all, &second, limits::ANSWER_SMALL - 1, &made).await.unwrap().get::<Held>().is_none());
         let taking = tokio::spawn(async move {
@@ -224,7 +231,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_cut_off_at_once_if_others_wait_and_else_in_time() {
         let (all, made) = (Room::new(10 << 20), AtomicU32::new(0));
-        let (idle, other) = (Client::new(), Client::new());
+        let (idle, other) = (client(), client());
         let held = answer(&all, &idle, 9 << 20, &made).await.unwrap();
         clock::sleep(limits::ANSWER_STALL).await;
         assert!(!idle.stalled.is_cancelled(), "it is in nobody's way");
@@ -237,7 +244,7 @@ mod tests {
         };
         assert!(answer(&all, &other, 2 << 20, &made).await.is_ok());
         cut.await.unwrap();
-        let late = Client::new();
+        let late = client();
         let _held = answer(&all, &late, 1 << 20, &made).await.unwrap();
         clock::sleep(limits::ANSWER_STALL + 2 * limits::ANSWER_MEBIBYTE).await;
         assert!(late.stalled.is_cancelled());

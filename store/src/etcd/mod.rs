@@ -45,6 +45,8 @@ use tonic::{Code, Request, Status};
 pub use self::front::Front;
 #[cfg(any(test, debug_assertions))]
 pub(crate) use self::gateway::fuzz as fuzz_gateway;
+#[cfg(test)]
+pub(crate) use self::serve::serve_within;
 pub use self::serve::{Admission, Admit, ServeError, Tls, serve};
 use crate::auth::Actor;
 use crate::limits;
@@ -61,7 +63,7 @@ const SEND_BYTES: usize = i32::MAX as usize;
 /// Everything a client port serves: gRPC, the JSON gateway, health, version, metrics.
 pub fn router(store: &Store) -> Front {
     let grpc = grpc(store);
-    let others = http::routes(store.clone()).merge(gateway::routes(&grpc));
+    let others = http::routes(store.clone()).merge(gateway::routes(&grpc, store.options().request_bytes));
     Front::with_kv(store, kv_server(store), guarded(store, others).merge(grpc).fallback(http::nothing))
 }
 
@@ -72,7 +74,7 @@ pub fn grpc_router(store: &Store) -> Front {
 
 /// What a port for everything but gRPC serves.
 pub fn http_router(store: &Store) -> Front {
-    let routes = http::routes(store.clone()).merge(gateway::routes(&grpc(store)));
+    let routes = http::routes(store.clone()).merge(gateway::routes(&grpc(store), store.options().request_bytes));
     guarded(store, routes).fallback(http::nothing).into()
 }
 

@@ -77,8 +77,18 @@ pub async fn serve(
     tls: Option<Tls>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    serve_within(Arc::new(Semaphore::new(limits::CONNECTIONS)), front, listener, tls, stop).await
+}
+
+/// The same for as many connections as there are `slots`.
+pub(crate) async fn serve_within(
+    slots: Arc<Semaphore>,
+    front: Front,
+    listener: TcpListener,
+    tls: Option<Tls>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let connections = task::Group::new("etcd-clients");
-    let slots = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
         let (stream, address) = tokio::select! {
             biased;
@@ -94,11 +104,11 @@ pub async fn serve(
             },
         };
         let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue }; // full: the client is told by the close
+        let client = Client::new(slot);
         let (front, tls, stop) = (front.clone(), tls.clone(), stop.clone());
         let peer = Peer { connection: CONNECTIONS.fetch_add(1, Ordering::Relaxed), address };
         connections.spawn("etcd-client", async move {
-            connection(front, stream, peer, tls, stop).await;
-            drop(slot);
+            connection(front, stream, Known { peer, client, over_tls: tls.is_some(), name: None }, tls, stop).await;
         });
     }
     if let Err(error) = connections.stop(limits::DRAIN * 2).await {
@@ -107,9 +117,8 @@ pub async fn serve(
     Ok(())
 }
 
-async fn connection(front: Front, stream: TcpStream, peer: Peer, tls: Option<Tls>, stop: CancellationToken) {
+async fn connection(front: Front, stream: TcpStream, known: Known, tls: Option<Tls>, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let known = Known { peer, over_tls: tls.is_some(), name: None };
     let Some(Tls { config, admit }) = tls else {
         return requests(front, stream, known, stop).await;
     };
@@ -162,6 +171,7 @@ const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 /// What is known of every request of a connection.
 struct Known {
     peer: Peer,
+    client: Client,
     over_tls: bool,
     name: Option<CommonName>,
 }
@@ -169,6 +179,7 @@ struct Known {
 impl Known {
     fn tell(&self, request: &mut Extensions) {
         request.insert(self.peer);
+        request.insert(self.client.clone());
         if self.over_tls {
             request.insert(OverTls);
         }
@@ -182,13 +193,11 @@ async fn requests<S>(front: Front, stream: S, known: Known, stop: CancellationTo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let client = Client::new();
-    let stalled = client.stalled.clone();
+    let stalled = known.client.stalled.clone();
     let known = Arc::new(known);
     let service = front.0.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         known.tell(request.extensions_mut());
-        request.extensions_mut().insert(client.clone());
         request
     });
     let pace = Pace::default();

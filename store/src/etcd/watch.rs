@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::future::BoxFuture;
@@ -86,6 +87,8 @@ struct Session {
     answers: VecDeque<WatchResponse>,
     /// The client asks for nothing more; its watches go on.
     half_closed: bool,
+    /// What ends the stream, once the answers before it are sent.
+    failure: Option<Status>,
     over: bool,
 }
 
@@ -107,7 +110,7 @@ impl Session {
     fn new(store: Store, leader_lost: BoxFuture<'static, ()>) -> Self {
         let interval = store.options().progress_interval;
         Self {
-            feed: Feed::new(std::sync::Arc::clone(store.watches())),
+            feed: Feed::new(Arc::clone(store.watches())),
             store,
             leader_lost,
             slots: BTreeMap::new(),
@@ -117,6 +120,7 @@ impl Session {
             progress: clock::ticker(rng::jitter(interval, 0.1)),
             answers: VecDeque::new(),
             half_closed: false,
+            failure: None,
             over: false,
         }
     }
@@ -130,18 +134,17 @@ impl Session {
             if self.over {
                 return None;
             }
+            if let Some(status) = self.failure.take() {
+                self.over = true;
+                return Some(Err(status));
+            }
             tokio::select! {
                 request = requests.message(), if !self.half_closed => match request {
                     Ok(Some(request)) => self.on_request(request),
                     Ok(None) => self.half_closed = true,
                     Err(_) => return None,
                 },
-                (feed_id, batch) = self.feed.next() => {
-                    if let Err(status) = self.on_batch(feed_id, batch) {
-                        self.over = true;
-                        return Some(Err(status));
-                    }
-                }
+                (feed_id, batch) = self.feed.next() => self.on_batches(feed_id, batch),
                 _ = self.progress.tick() => self.on_tick(),
                 () = &mut self.leader_lost => {
                     self.over = true;
@@ -237,6 +240,22 @@ impl Session {
         }
     }
 
+    /// A batch and those that wait behind it, up to a bound: an event that thousands watch is told without asking for requests, time and
+    /// leader in between.
+    fn on_batches(&mut self, feed_id: u64, batch: Result<WatchBatch, WatchError>) {
+        let mut next = Some((feed_id, batch));
+        let mut bytes = 0;
+        while let Some((feed_id, batch)) = next {
+            let size = |event: &Arc<Event>| limits::KV_OVERHEAD + values(event);
+            bytes += batch.as_ref().map_or(0, |batch| batch.events.iter().map(size).sum());
+            if let Err(status) = self.on_batch(feed_id, batch) {
+                self.failure = Some(status);
+                return;
+            }
+            next = if bytes < limits::WATCH_ANSWERS_BYTES { self.feed.next_now() } else { None };
+        }
+    }
+
     fn on_batch(&mut self, feed_id: u64, batch: Result<WatchBatch, WatchError>) -> Result<(), Status> {
         let Some(&watch_id) = self.ids.get(&feed_id) else { return Ok(()) };
         match batch {
@@ -265,7 +284,7 @@ impl Session {
             |events, fragment| WatchResponse { header, watch_id, events, fragment, ..WatchResponse::default() };
         let mut events: Vec<Event> = batch.events.iter().map(|event| (**event).clone()).collect();
         if slot.fragment {
-            while let Some(rest) = split(&mut events) {
+            while let Some(rest) = split(&mut events, self.store.options().request_bytes) {
                 self.answers.push_back(answer(events, true));
                 events = rest;
             }
@@ -300,6 +319,11 @@ impl Session {
     }
 }
 
+/// Bytes of the values an event carries.
+fn values(event: &Event) -> usize {
+    [&event.kv, &event.prev_kv].into_iter().flatten().map(|kv| kv.key.len() + kv.value.len()).sum()
+}
+
 fn filters(filters: &[i32]) -> Filters {
     Filters {
         no_put: filters.contains(&i32::from(FilterType::Noput)),
@@ -307,12 +331,12 @@ fn filters(filters: &[i32]) -> Filters {
     }
 }
 
-/// Leaves in `events` what fits one message, and returns the rest if there is any.
-fn split(events: &mut Vec<Event>) -> Option<Vec<Event>> {
+/// Leaves in `events` what fits a message of `limit` bytes, and returns the rest if there is any.
+fn split(events: &mut Vec<Event>, limit: usize) -> Option<Vec<Event>> {
     let mut bytes = 0;
     for (at, event) in events.iter().enumerate() {
         bytes += event.encoded_len() + 8;
-        if bytes > limits::REQUEST_BYTES && at > 0 {
+        if bytes > limit && at > 0 {
             return Some(events.split_off(at));
         }
     }

@@ -5,11 +5,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use pintle_proto::etcdserverpb::RangeResponse;
-use prost::Message;
-use prost::encoding::{bool, int64, message};
+use pintle_proto::etcdserverpb::{RangeResponse, ResponseHeader};
+use prost::encoding::{WireType, bool, encode_key, encode_varint, int64, message};
 
+use super::record::Row;
 use crate::limits;
+
+/// Room for a short answer; more is made as it grows.
+const FIRST_BYTES: usize = 4 << 10;
+
+/// Bytes before a key's message at most: its tag and its length.
+const HEAD_BYTES: usize = 8;
 
 /// The numbers of the fields of `etcdserverpb.RangeResponse`.
 const HEADER: u32 = 1;
@@ -34,7 +40,7 @@ impl RangeAnswer {
     /// Length of the message.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Whole(answer) => answer.encoded_len(),
+            Self::Whole(answer) => prost::Message::encoded_len(answer),
             Self::Pieces(pieces) => pieces.bytes(),
         }
     }
@@ -43,33 +49,14 @@ impl RangeAnswer {
 impl Pieces {
     /// Encodes an answer; `pace` hears of every key and may break it off, then what there is is of no use.
     pub fn of(answer: RangeResponse, mut pace: impl FnMut(usize) -> ControlFlow<()>) -> Self {
-        let RangeResponse { header, kvs, more, count } = answer;
-        let (mut pieces, mut bytes, mut piece) = (Vec::new(), 0, BytesMut::with_capacity(limits::PIECE_BYTES));
-        if let Some(header) = header {
-            message::encode(HEADER, &header, &mut piece);
-        }
-        for kv in kvs {
-            let len = kv.encoded_len();
-            if !piece.is_empty() && piece.len() + len + 8 > limits::PIECE_BYTES {
-                bytes += piece.len();
-                pieces.push(
-                    std::mem::replace(&mut piece, BytesMut::with_capacity(limits::PIECE_BYTES.max(len + 8))).freeze(),
-                );
-            }
-            message::encode(KVS, &kv, &mut piece);
-            if pace(len).is_break() {
+        let mut draft = Draft::new(answer.header.as_ref());
+        for kv in &answer.kvs {
+            draft.push(&Row::of_kv(kv));
+            if pace(kv.key.len() + kv.value.len()).is_break() {
                 break;
             }
         }
-        if more {
-            bool::encode(MORE, &more, &mut piece);
-        }
-        if count != 0 {
-            int64::encode(COUNT, &count, &mut piece);
-        }
-        bytes += piece.len();
-        pieces.push(piece.freeze());
-        Self { pieces: Arc::new(pieces), bytes }
+        draft.finish(answer.more, answer.count)
     }
 
     /// Length of the message.
@@ -79,6 +66,51 @@ impl Pieces {
 
     pub fn get(&self, at: usize) -> Option<Bytes> {
         self.pieces.get(at).cloned()
+    }
+}
+
+/// An answer in the making: header, then keys as they are read, then what is known only at the end. That is the order of the fields.
+pub(crate) struct Draft {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    piece: BytesMut,
+}
+
+impl Draft {
+    pub fn new(header: Option<&ResponseHeader>) -> Self {
+        let mut piece = BytesMut::with_capacity(FIRST_BYTES);
+        if let Some(header) = header {
+            message::encode(HEADER, header, &mut piece);
+        }
+        Self { pieces: Vec::new(), bytes: 0, piece }
+    }
+
+    /// Adds what is at a key.
+    pub fn push(&mut self, row: &Row<'_>) {
+        let len = row.encoded_len();
+        if !self.piece.is_empty() && self.piece.len() + len + HEAD_BYTES > limits::PIECE_BYTES {
+            let next = BytesMut::with_capacity(limits::PIECE_BYTES.max(len + HEAD_BYTES));
+            self.complete(next);
+        }
+        encode_key(KVS, WireType::LengthDelimited, &mut self.piece);
+        encode_varint(len as u64, &mut self.piece);
+        row.encode(&mut self.piece);
+    }
+
+    pub fn finish(mut self, more: bool, count: i64) -> Pieces {
+        if more {
+            bool::encode(MORE, &more, &mut self.piece);
+        }
+        if count != 0 {
+            int64::encode(COUNT, &count, &mut self.piece);
+        }
+        self.complete(BytesMut::new());
+        Pieces { pieces: Arc::new(self.pieces), bytes: self.bytes }
+    }
+
+    fn complete(&mut self, next: BytesMut) {
+        self.bytes += self.piece.len();
+        self.pieces.push(std::mem::replace(&mut self.piece, next).freeze());
     }
 }
 
@@ -93,8 +125,8 @@ pub(crate) fn is_large(answer: &RangeResponse) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pintle_proto::etcdserverpb::ResponseHeader;
     use pintle_proto::mvccpb::KeyValue;
+    use prost::Message;
 
     use super::*;
 
@@ -104,7 +136,9 @@ mod tests {
             key: Bytes::from(format!("key-{at}")),
             value: Bytes::from(vec![b'v'; *len]),
             mod_revision: 7,
-            ..KeyValue::default()
+            create_revision: i64::from(at % 3 == 0) * (1 << 40),
+            version: 3,
+            lease: -i64::from(at % 2 == 0),
         };
         let header = Some(ResponseHeader { revision: 9, ..ResponseHeader::default() });
         let kvs = values.iter().enumerate().map(kv).collect();

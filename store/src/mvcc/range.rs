@@ -12,6 +12,8 @@ use pintle_proto::etcdserverpb::{RangeRequest, RangeResponse};
 use pintle_proto::mvccpb::KeyValue;
 
 use super::key::Interval;
+use super::pieces::{Draft, Pieces};
+use super::record::Row;
 use super::view::Source;
 
 /// Reads `request` at revision `at`. The header is the caller's.
@@ -29,26 +31,8 @@ pub(crate) fn read_counted(
     at: i64,
     counted: &mut Count<'_>,
 ) -> io::Result<RangeResponse> {
-    let interval = Interval::new(&request.key, &request.range_end);
-    let take = rows_to_take(request);
-    let mut count = 0i64;
     let mut kvs: Vec<KeyValue> = Vec::new();
-    let mut beyond = false;
-    source.scan(&interval, at, &mut |row| {
-        if take.is_some_and(|take| kvs.len() >= take) {
-            beyond = true;
-            return ControlFlow::Break(());
-        }
-        count += 1;
-        kvs.push(row.to_kv());
-        ControlFlow::Continue(())
-    })?;
-    if beyond {
-        count = match counted(&interval)? {
-            Some(count) => count,
-            None => count_all(source, &interval, at)?,
-        };
-    }
+    let count = take(source, request, at, counted, &mut |row| kvs.push(row.to_kv()))?;
     kvs.retain(|kv| passes(kv, request));
     sort(&mut kvs, request.sort_order(), request.sort_target());
     let mut more = false;
@@ -62,6 +46,59 @@ pub(crate) fn read_counted(
         kvs.iter_mut().for_each(|kv| kv.value.clear());
     }
     Ok(RangeResponse { header: None, kvs, more, count })
+}
+
+/// Whether the answer is what is read, in the order it is read.
+pub(crate) fn is_plain(request: &RangeRequest) -> bool {
+    request.sort_order() == SortOrder::None && request.sort_target() == SortTarget::Key && !has_filters(request)
+}
+
+/// Reads a plain request at revision `at` into an answer that has its header.
+pub(crate) fn encode(
+    source: &dyn Source,
+    request: &RangeRequest,
+    at: i64,
+    counted: &mut Count<'_>,
+    mut draft: Draft,
+) -> io::Result<Pieces> {
+    let limit = usize::try_from(request.limit).ok().filter(|&limit| limit > 0);
+    let mut read = 0;
+    let count = take(source, request, at, counted, &mut |row| {
+        read += 1;
+        if limit.is_none_or(|limit| read <= limit) {
+            draft.push(&if request.keys_only { Row { value: &[], ..row } } else { row });
+        }
+    })?;
+    Ok(draft.finish(limit.is_some_and(|limit| read > limit), count))
+}
+
+/// Visits the rows that must be fetched, and says how many there are in all.
+fn take(
+    source: &dyn Source,
+    request: &RangeRequest,
+    at: i64,
+    counted: &mut Count<'_>,
+    each: &mut dyn FnMut(Row<'_>),
+) -> io::Result<i64> {
+    let interval = Interval::new(&request.key, &request.range_end);
+    let take = rows_to_take(request);
+    let (mut taken, mut beyond) = (0, false);
+    source.scan(&interval, at, &mut |row| {
+        if take.is_some_and(|take| taken >= take) {
+            beyond = true;
+            return ControlFlow::Break(());
+        }
+        taken += 1;
+        each(row);
+        ControlFlow::Continue(())
+    })?;
+    if !beyond {
+        return Ok(i64::try_from(taken).unwrap_or(i64::MAX));
+    }
+    match counted(&interval)? {
+        Some(count) => Ok(count),
+        None => count_all(source, &interval, at),
+    }
 }
 
 fn count_all(source: &dyn Source, interval: &Interval, at: i64) -> io::Result<i64> {

@@ -6,7 +6,7 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes};
 use pintle_proto::mvccpb::KeyValue;
 use prost::Message;
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint, encoded_len_varint};
 
 const LIVE: u8 = 1;
 const TOMBSTONE: u8 = 2;
@@ -142,6 +142,38 @@ impl<'a> Row<'a> {
         }
     }
 
+    pub fn of_kv(kv: &'a KeyValue) -> Self {
+        Self {
+            key: &kv.key,
+            modified: kv.mod_revision,
+            sub: 0,
+            live: true,
+            created: kv.create_revision,
+            version: kv.version,
+            lease: kv.lease,
+            value: &kv.value,
+        }
+    }
+
+    /// Bytes it has as an encoded `mvccpb.KeyValue`.
+    pub fn encoded_len(&self) -> usize {
+        let bytes =
+            |field: &[u8]| if field.is_empty() { 0 } else { 1 + encoded_len_varint(field.len() as u64) + field.len() };
+        let number = |number: i64| if number == 0 { 0 } else { 1 + encoded_len_varint(number.cast_unsigned()) };
+        let numbers = [self.created, self.modified, self.version, self.lease];
+        bytes(self.key) + bytes(self.value) + numbers.into_iter().map(number).sum::<usize>()
+    }
+
+    /// Writes it as `mvccpb.KeyValue`, in the order of the fields: nothing is copied twice.
+    pub fn encode(&self, out: &mut impl BufMut) {
+        encode_bytes(1, self.key, out);
+        for (tag, number) in [(2, self.created), (3, self.modified), (4, self.version)] {
+            encode_number(tag, number, out);
+        }
+        encode_bytes(5, self.value, out);
+        encode_number(6, self.lease, out);
+    }
+
     fn to_live(self) -> Live {
         Live {
             created: self.created,
@@ -190,11 +222,22 @@ pub(crate) fn decode_change(raw: &[u8]) -> io::Result<Change<'_>> {
 
 /// Bytes of `version` as an encoded `mvccpb.KeyValue`; `None` if it is a tombstone.
 pub(crate) fn encoded_size(key: &[u8], version: &Version) -> Option<usize> {
-    let live = version.live.as_ref()?;
-    let field = |len: usize| if len == 0 { 0 } else { 1 + encoded_len_varint(len as u64) + len };
-    let numbers = [live.created, version.modified, live.version, live.lease];
-    let number = |number: &i64| if *number == 0 { 0 } else { 1 + encoded_len_varint(number.cast_unsigned()) };
-    Some(field(key.len()) + field(live.value.len()) + numbers.iter().map(number).sum::<usize>())
+    version.live.is_some().then(|| Row::of(key, version).encoded_len())
+}
+
+fn encode_bytes(tag: u32, field: &[u8], out: &mut impl BufMut) {
+    if !field.is_empty() {
+        encode_key(tag, WireType::LengthDelimited, out);
+        encode_varint(field.len() as u64, out);
+        out.put_slice(field);
+    }
+}
+
+fn encode_number(tag: u32, number: i64, out: &mut impl BufMut) {
+    if number != 0 {
+        encode_key(tag, WireType::Varint, out);
+        encode_varint(number.cast_unsigned(), out);
+    }
 }
 
 /// Wraps a message that must not be misread: format byte, CRC32C of the rest, the message.

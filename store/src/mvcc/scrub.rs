@@ -6,9 +6,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
+use pintle_base::clock;
 use pintle_base::priority::set_niceness;
 use rocksdb::WriteBatch;
 use tokio::sync::watch;
@@ -26,6 +27,8 @@ pub(crate) struct Scrub {
     done: watch::Sender<i64>,
     /// Versions removed since the start.
     removed: AtomicU64,
+    /// When history was removed last, as Unix time; 0 for not since the start.
+    last: AtomicI64,
 }
 
 #[derive(Default)]
@@ -41,6 +44,7 @@ impl Scrub {
             changed: Condvar::new(),
             done: watch::Sender::new(0),
             removed: AtomicU64::new(0),
+            last: AtomicI64::new(0),
         }
     }
 
@@ -65,6 +69,11 @@ impl Scrub {
         self.removed.load(Ordering::Relaxed)
     }
 
+    /// When history was removed last, as Unix time; 0 for not since the start.
+    pub fn last(&self) -> i64 {
+        self.last.load(Ordering::Relaxed)
+    }
+
     /// Starts the thread. It ends after [`Scrub::stop`].
     pub fn start(self: &Arc<Self>, engine: Arc<Engine>) -> io::Result<std::thread::JoinHandle<()>> {
         let scrub = Arc::clone(self);
@@ -77,6 +86,7 @@ impl Scrub {
             let generation = engine.current();
             match self.scrub(&generation) {
                 Ok(through) => {
+                    self.last.store(clock::unix_seconds(), Ordering::Relaxed);
                     self.done.send_replace(through);
                 }
                 // History stays a little longer. That the data cannot be read is another matter.

@@ -8,8 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use parking_lot::Mutex;
 use pintle_base::priority::set_niceness;
 
-/// Niceness of these threads: in the way of others they get about a quarter of what these get.
-const NICE: i32 = 6;
+use crate::limits;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -38,7 +37,7 @@ impl Pool {
 }
 
 fn work(queue: &Mutex<Receiver<Job>>) {
-    set_niceness(NICE);
+    set_niceness(limits::READER_NICENESS);
     loop {
         // One waits for the next job, the others for their turn to do so.
         let job = queue.lock().recv();

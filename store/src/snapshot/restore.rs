@@ -4,7 +4,7 @@
 //! named hold the same state. Nothing in the file is believed: a row that cannot be, or does not fit those before it, is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
@@ -116,6 +116,8 @@ pub fn restore(
 /// The directory while it is made; removed unless finished.
 struct Draft {
     path: PathBuf,
+    /// Locked for as long as it is written to: two at once would mix.
+    _held: File,
     parent: PathBuf,
     finished: bool,
 }
@@ -129,11 +131,23 @@ impl Draft {
         };
         fs::create_dir_all(parent).map_err(failed)?;
         let path = parent.join(format!(".{}.restoring", name.to_string_lossy()));
+        let hold = |path: &Path| {
+            let dir = File::open(path)?;
+            match dir.try_lock() {
+                Ok(()) => Ok(dir),
+                Err(TryLockError::WouldBlock) => {
+                    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another restore writes into it now"))
+                }
+                Err(TryLockError::Error(error)) => Err(error),
+            }
+        };
         if path.exists() {
-            fs::remove_dir_all(&path).map_err(failed)?; // of a run that was cut off
+            let _of_a_run_that_was_cut_off = hold(&path).map_err(failed)?;
+            fs::remove_dir_all(&path).map_err(failed)?;
         }
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        Ok(Self { path, parent: parent.to_owned(), finished: false })
+        let held = hold(&path).map_err(failed)?;
+        Ok(Self { path, _held: held, parent: parent.to_owned(), finished: false })
     }
 
     fn finish(mut self, target: &Path) -> Result<(), RestoreError> {
@@ -395,4 +409,25 @@ fn unreadable(error: BoltError) -> io::Error {
 
 fn too_large() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the revision would be too large")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_restores_into_one_directory_the_second_is_told_and_what_a_crash_left_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("data");
+        let first = Draft::make(&target).unwrap();
+        fs::write(first.path.join("row"), "of the first").unwrap();
+        let second = Draft::make(&target).err().map(|error| pintle_base::error::Chain(&error).to_string()).unwrap();
+        assert!(second.contains("another restore writes into it now"), "{second}");
+        first.finish(&target).unwrap();
+        assert!(target.join("row").exists());
+        fs::remove_dir_all(&target).unwrap();
+        fs::create_dir_all(dir.path().join(".data.restoring/left")).unwrap();
+        let third = Draft::make(&target).unwrap();
+        assert!(!third.path.join("left").exists());
+    }
 }

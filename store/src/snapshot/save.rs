@@ -75,7 +75,8 @@ pub(crate) struct Saving<'a> {
 }
 
 impl<'a> Saving<'a> {
-    pub fn begin(view: &'a View<'a>) -> io::Result<Self> {
+    /// Looks at every change once; `going` is asked on the way whether anybody still wants it.
+    pub fn begin(view: &'a View<'a>, going: &dyn Fn() -> io::Result<()>) -> io::Result<Self> {
         let around = Around::of(view)?;
         let mut layout = Layout::builder();
         let lay = |layout: &mut crate::bolt::LayoutBuilder, buckets: &[(&[u8], Vec<Row>)]| -> io::Result<()> {
@@ -88,6 +89,7 @@ impl<'a> Saving<'a> {
         lay(&mut layout, &around.before)?;
         layout.bucket(schema::KEY)?;
         for_each_kept(view, &mut |place, change| {
+            going()?;
             let size = match change.size {
                 Some(size) => size,
                 None => stored(view, place, change)?.encoded_len(),

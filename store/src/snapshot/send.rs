@@ -47,13 +47,17 @@ pub(crate) fn stream(store: &Store) -> Result<ReceiverStream<Message>, StoreErro
 fn send(store: &Store, sender: &mpsc::Sender<Message>, runtime: &Handle) -> io::Result<u64> {
     let generation = store.shared().engine.current();
     let view = generation.view()?;
-    let saving = Saving::begin(&view)?;
+    let saving = Saving::begin(&view, &|| if sender.is_closed() { Err(nobody()) } else { Ok(()) })?;
     let total = saving.bytes();
     let header = store.header(view.state.revision);
     let sum = Context::new(&SHA256);
     let pieces = Pieces { sender, runtime, header, left: total, sum, piece: BytesMut::new() };
     saving.write(pieces)?.finish()?;
     Ok(total)
+}
+
+fn nobody() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "nobody listens any more")
 }
 
 /// Cuts what is written into messages.
@@ -73,7 +77,7 @@ impl Pieces<'_> {
         let sending = clock::timeout(limits::SNAPSHOT_STALL, self.sender.send(Ok(message)));
         match self.runtime.block_on(sending) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "nobody listens any more")),
+            Ok(Err(_)) => Err(nobody()),
             Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the receiver takes nothing any more")),
         }
     }

@@ -1,15 +1,20 @@
 //! The JSON gateway as curl and a browser meet it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::front::{served_at, served_with};
+use super::local::Local;
+use crate::etcd;
+use crate::limits;
 use crate::store::StoreOptions;
 
 async fn post(address: SocketAddr, path: &str, body: &str) -> (u16, Value) {
@@ -89,9 +94,20 @@ async fn refusals_carry_code_text_and_the_status_that_belongs_to_it() {
         let (status, answer) = post(address, "/v3/kv/range", broken).await;
         assert_eq!((status, &answer["code"]), (400, &json!(3)), "{broken:.20}");
     }
-    let huge = format!(r#"{{"key":"{}"}}"#, "A".repeat(crate::limits::GATEWAY_BYTES));
+    let huge = format!(r#"{{"key":"{}"}}"#, "A".repeat(limits::gateway_bytes(limits::REQUEST_BYTES)));
     assert_eq!(post(address, "/v3/kv/range", &huge).await.0, 429);
     assert_eq!(post(address, "/v3/kv/nothing", "{}").await, (404, json!({"code": 5, "message": "Not Found"})));
+    drop(local);
+}
+
+#[tokio::test]
+async fn where_larger_requests_are_taken_their_json_is_taken() {
+    let options = StoreOptions { request_bytes: 8 << 20, ..StoreOptions::default() };
+    let (local, address, _) = served_with(options).await;
+    let put = |bytes: usize| format!(r#"{{"key":"Zm9v","value":"{}"}}"#, "AAAA".repeat(bytes / 3));
+    assert_eq!(post(address, "/v3/kv/put", &put(6 << 20)).await.0, 200);
+    let beyond = post(address, "/v3/kv/put", &put(9 << 20)).await.0;
+    assert!([400, 429].contains(&beyond), "{beyond}");
     drop(local);
 }
 
@@ -135,6 +151,26 @@ async fn a_websocket_speaks_in_both_directions() {
     );
     socket.close(None).await.unwrap();
     drop(local);
+}
+
+#[tokio::test]
+async fn a_websocket_counts_among_the_connections_until_it_ends() {
+    let local = Local::with(StoreOptions::default()).attached();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (router, stop, slots) = (etcd::router(&local.store), local.group.token(), Arc::new(Semaphore::new(1)));
+    let serving = etcd::serve_within(Arc::clone(&slots), router, listener, None, stop);
+    local.group.spawn("serve", async move { serving.await.unwrap() });
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{address}/v3/watch"), stream).await.unwrap();
+    socket.send(Message::text(r#"{"create_request":{"key":"Zm9v"}}"#)).await.unwrap();
+    socket.next().await.unwrap().unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    assert_eq!(second.read(&mut [0]).await.unwrap_or(0), 0, "there is no room for it");
+    socket.close(None).await.unwrap();
+    drop(socket);
+    let free = tokio::time::timeout(Duration::from_secs(20), slots.acquire()).await;
+    assert!(free.is_ok(), "its place is free again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -103,7 +103,7 @@ impl Local {
     pub fn save(&self, file: &Path) {
         let generation = self.engine().current();
         let view = generation.view().expect("view");
-        let saving = Saving::begin(&view).expect("lay out");
+        let saving = Saving::begin(&view, &|| Ok(())).expect("lay out");
         let bytes = saving.bytes();
         let mut written = saving.write(Vec::new()).expect("write");
         assert_eq!(written.len() as u64, bytes, "the length was known before");

@@ -47,6 +47,8 @@ struct Count {
 enum Census {
     /// Changes of the revisions since, until it is known which of them are in what is counted.
     Begun(Vec<(i64, Bytes, Size)>),
+    /// More changes came than are remembered before the count had its turn: whoever looks after it has it begin anew.
+    Lost,
     /// What was there at this revision is being counted; the table has what changed after it.
     From(i64),
     /// As above, and the table has everything.
@@ -61,6 +63,9 @@ impl Top {
         }
         let mut count = self.count.lock();
         let Some(Count { table, census, .. }) = count.as_mut() else { return };
+        if matches!(census, Census::Begun(waiting) if waiting.len() + changes.len() > limits::TOP_WAITING) {
+            *census = Census::Lost;
+        }
         for change in changes {
             let after = change.version.live.as_ref().map_or(Size::default(), |live| Size::of(&change.key, &live.value));
             let before = change.previous.as_ref().map_or(Size::default(), |kv| Size::of(&kv.key, &kv.value));
@@ -72,6 +77,7 @@ impl Top {
                     table.add(&change.key, Counts::of(size));
                 }
                 Census::From(_) | Census::Over(_) => (), // counted with what was there
+                Census::Lost => (),
             }
         }
     }
@@ -116,7 +122,9 @@ impl Top {
     fn census_from(&self, at: i64) {
         let mut count = self.count.lock();
         let Some(Count { table, census, .. }) = count.as_mut() else { return };
-        if let Census::Begun(waiting) = std::mem::replace(census, Census::From(at)) {
+        if let Census::Begun(waiting) = census {
+            let waiting = std::mem::take(waiting);
+            *census = Census::From(at);
             let later = waiting.into_iter().filter(|(revision, ..)| *revision > at);
             later.for_each(|(_, key, size)| table.add(&key, Counts::of(size)));
         }
@@ -126,9 +134,16 @@ impl Top {
     fn census_over(&self, counted: Table) {
         let mut count = self.count.lock();
         let Some(Count { table, census, .. }) = count.as_mut() else { return };
-        if let Census::From(at) = *census {
-            table.merge(counted);
-            *census = Census::Over(at);
+        match *census {
+            Census::From(at) => {
+                table.merge(counted);
+                *census = Census::Over(at);
+            }
+            Census::Lost => {
+                self.counting.store(false, Ordering::Relaxed);
+                *count = None;
+            }
+            Census::Begun(_) | Census::Over(_) => (),
         }
     }
 
@@ -245,6 +260,20 @@ mod tests {
         assert_eq!((total.keys, total.bytes, total.writes), (2, 10, 4));
         assert_eq!((answer.counting, answer.rows.len()), (false, 2));
         assert_eq!(answer.rows[0].prefix, "/a/");
+    }
+
+    #[test]
+    fn a_count_that_does_not_get_its_turn_remembers_so_many_changes_and_begins_anew() {
+        let top = Top::default();
+        assert!(top.begin());
+        for modified in 0..i64::try_from(limits::TOP_WAITING).unwrap() + 1 {
+            top.wrote(&[change("/a", modified, Some("1"), None)]);
+        }
+        assert!(matches!(top.count.lock().as_ref().unwrap().census, Census::Lost));
+        top.census_from(7);
+        assert!(top.answer(1, 10).counting, "what is known is not all");
+        top.census_over(Table::default());
+        assert!(top.begin(), "whoever looks next begins anew");
     }
 
     #[tokio::test(start_paused = true)]

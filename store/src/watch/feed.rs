@@ -99,6 +99,16 @@ impl Feed {
         }
     }
 
+    /// The next batch that already waits.
+    pub fn next_now(&mut self) -> Option<(u64, Result<WatchBatch, WatchError>)> {
+        while let Some(subscription) = self.ready.pop_now() {
+            if let Some(delivery) = self.look_at(&subscription, i64::MAX) {
+                return Some(delivery);
+            }
+        }
+        None
+    }
+
     /// The next batch that already waits and lies within `revision`. For what must come before a progress report.
     pub fn next_within(&mut self, revision: i64) -> Option<(u64, Result<WatchBatch, WatchError>)> {
         let mut later = Vec::new();

@@ -132,7 +132,8 @@ const PERMITTED: &[Permitted] = &[
                 && request.name.is_empty()
                 && refused.text == "etcdserver: user name is empty"
             {
-                *refused = Refused { code: Code::FailedPrecondition, text: "etcdserver: user name not found".to_owned() };
+                *refused =
+                    Refused { code: Code::FailedPrecondition, text: "etcdserver: user name not found".to_owned() };
             }
         },
     },

@@ -155,7 +155,7 @@ async fn compact(cluster: &Cluster) -> Result<Duration> {
     // An etcd has removed it when it answers. This store may answer before, and tells how far each member is.
     #[allow(clippy::cast_precision_loss)] // far below 2^52
     while cluster.system.name == "pintle"
-        && cluster.each("etcd_debugging_mvcc_db_compaction_last").await?.iter().any(|done| *done < revision as f64)
+        && cluster.each("pintle_store_scrubbed_revision").await?.iter().any(|done| *done < revision as f64)
     {
         if began.elapsed() > COMPACTED {
             bail!("history is not removed within {} s", COMPACTED.as_secs());

@@ -85,7 +85,11 @@ async fn compare(args: Args) -> Result<()> {
         std::fs::write(path, report.svg()).with_context(|| format!("draw to {}", path.display()))?;
     }
     if let Some(path) = &args.markdown {
-        std::fs::write(path, report.markdown()).with_context(|| format!("write to {}", path.display()))?;
+        // A link from one file to the other, where they lie beside each other.
+        let picture = args.svg.as_ref().filter(|svg| svg.parent() == path.parent()).and_then(|svg| svg.file_name());
+        let picture = picture.map(|name| name.to_string_lossy());
+        std::fs::write(path, report.markdown(picture.as_deref()))
+            .with_context(|| format!("write to {}", path.display()))?;
     }
     super::write_json(args.json.as_deref(), &report.json())
 }

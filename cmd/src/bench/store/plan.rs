@@ -165,6 +165,8 @@ impl Row {
 /// What is measured, everything settled.
 #[derive(Clone, Debug)]
 pub struct Sizes {
+    /// What was not asked for is scaled down.
+    pub quick: bool,
     pub rows: Vec<Row>,
     pub members: Vec<usize>,
     pub clients: Vec<usize>,
@@ -195,6 +197,7 @@ impl Sizes {
         let scaled = |full: u64, quick: u64| if args.quick { quick } else { full };
         let gb: &[f64] = if args.quick { &[0.2] } else { &[2.0, 8.0] };
         let sizes = Self {
+            quick: args.quick,
             rows: if args.only.is_empty() { Row::value_variants().to_vec() } else { args.only.clone() },
             members: pick(&args.members, &[1, 3], &[3]),
             clients: pick(&args.clients, &[1, 64, 256, 1000], &[1, 64, 1000]),

@@ -94,8 +94,8 @@ impl Report {
         chart::svg(&self.title, &self.goals())
     }
 
-    /// All tables, and how to get them again.
-    pub fn markdown(&self) -> String {
+    /// All tables, and how to get them again; `picture` is the name of what was drawn of the goals.
+    pub fn markdown(&self, picture: Option<&str>) -> String {
         let mut text = format!(
             "# The store beside etcd\n\n{}, on {}, the clients on the same machine. One run of\n\n```\n{}\n```\n\n\
              wrote this page. `--only ROW` repeats a row by itself; requests are medians of {} runs of {} s each, what databases go\n\
@@ -107,6 +107,12 @@ impl Report {
             self.sizes.time.as_secs(),
             self.sizes.value_bytes,
         );
+        if self.sizes.quick {
+            text += "\nThis run is a scaled-down one; `make bench-store` writes the page anew at full size.\n";
+        }
+        if let Some(picture) = picture {
+            text += &format!("\n![the measures that have a goal]({picture})\n");
+        }
         let goals = self.goals();
         if !goals.is_empty() {
             text += "\n## Goals\n\n| measure | pintle | etcd | ratio | goal | |\n|---|---|---|---|---|---|\n";
@@ -252,6 +258,7 @@ mod tests {
 
     fn report() -> Report {
         let sizes = Sizes {
+            quick: true,
             rows: vec![Row::Put],
             members: vec![3],
             clients: vec![64],
@@ -309,8 +316,9 @@ mod tests {
     #[test]
     fn documents_and_programs_get_the_same_figures() {
         let report = report();
-        let (markdown, json) = (report.markdown(), report.json());
+        let (markdown, json) = (report.markdown(Some("goals.svg")), report.json());
         assert!(markdown.contains("| 3 | put | 64 | 20 / 5 | 0.00 / 0.00 | 2.00 / 10.00 |"), "{markdown}");
+        assert!(markdown.contains("\n![the measures that have a goal](goals.svg)\n"), "{markdown}");
         assert!(markdown.contains("| resident | 60.00 | 100.00 | 0.60 | <= 0.50 | missed |"), "{markdown}");
         assert_eq!(
             (&json["rows"][0]["pintle"]["per_second"], &json["rows"][0]["etcd"]["p99_ms"]),

@@ -39,18 +39,22 @@ static PROTOCOL: LazyLock<Option<DescriptorPool>> =
 #[derive(Clone)]
 struct Call {
     method: MethodDescriptor,
+    /// Bytes of a request's JSON, or of one object of a stream.
+    limit: usize,
     grpc: Router,
 }
 
 /// All paths; what they mean is answered by `grpc`.
-pub(super) fn routes(grpc: &Router) -> Router {
+/// A request may have `request_bytes`; JSON takes more, above all for base64.
+pub(super) fn routes(grpc: &Router, request_bytes: usize) -> Router {
+    let limit = limits::gateway_bytes(request_bytes);
     let mut router = Router::new();
     for (path, service, name) in table::CALLS {
         let Some(method) = find(service, name) else {
             tracing::error!(service, name, "the protocol has no such call, its path is not served");
             continue;
         };
-        let call = Call { method, grpc: grpc.clone() };
+        let call = Call { method, limit, grpc: grpc.clone() };
         for version in ["v3", "v3beta"] {
             let call = call.clone();
             let serve = move |upgrade, request| serve(call.clone(), upgrade, request);
@@ -87,7 +91,7 @@ async fn serve(
     let (head, body) = request.into_parts();
     let known = Known { peer: head.extensions.get().copied(), client: head.extensions.get().cloned() };
     if let Ok(upgrade) = upgrade {
-        let upgrade = upgrade.max_message_size(limits::GATEWAY_BYTES).max_frame_size(limits::GATEWAY_BYTES);
+        let upgrade = upgrade.max_message_size(call.limit).max_frame_size(call.limit);
         return upgrade.on_upgrade(move |socket| over_websocket(call, head.headers, known, socket));
     }
     if head.method != Method::POST {
@@ -119,12 +123,12 @@ impl Call {
     async fn read(&self, body: Body) -> Result<Body, Status> {
         if self.method.is_client_streaming() {
             let input = self.method.input();
-            let messages = objects(body).map(move |object| Ok(frame(&encode(&input, object?)?)));
+            let messages = objects(body, self.limit).map(move |object| Ok(frame(&encode(&input, object?)?)));
             return Ok(Body::from_stream(
                 messages.map(|message: Result<Bytes, Status>| message.map_err(|status| status.to_string())),
             ));
         }
-        let body = to_bytes(body, limits::GATEWAY_BYTES).await.map_err(|_| too_large())?;
+        let body = to_bytes(body, self.limit).await.map_err(|_| too_large())?;
         let object = if body.trim_ascii().is_empty() { Ok(json!({})) } else { serde_json::from_slice(&body) };
         Ok(Body::from(frame(&encode(&self.method.input(), object.map_err(|error| invalid(&error))?)?)))
     }
@@ -196,6 +200,7 @@ impl Call {
 
 /// Every text message is an object of the request, every line of the answer becomes a text message.
 async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: WebSocket) {
+    let _slot = known.client.clone(); // the connection is over, and goes on as this one
     let (mut answers, requests) = socket.split();
     let objects = requests.filter_map(async |frame| match frame {
         Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
@@ -231,13 +236,14 @@ async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: We
 }
 
 /// The JSON objects of a body, each as soon as it has come whole.
-fn objects(body: Body) -> impl Stream<Item = Result<Value, Status>> + Send {
+fn objects(body: Body, limit: usize) -> impl Stream<Item = Result<Value, Status>> + Send {
     let parts = Parts {
         body: body.into_data_stream().boxed(),
         buffer: BytesMut::new(),
         scan: Scan::default(),
         over: false,
         failed: false,
+        limit,
     };
     stream::unfold(parts, |mut parts| async move {
         if parts.failed {
@@ -256,6 +262,8 @@ struct Parts {
     /// Nothing more comes from the body.
     over: bool,
     failed: bool,
+    /// Bytes of one object.
+    limit: usize,
 }
 
 /// Where in an object the bytes looked at so far end: each byte is looked at once, in however small parts it comes.
@@ -303,7 +311,7 @@ impl Parts {
                 return rest.err().filter(|_| !self.buffer.trim_ascii().is_empty()).map(|error| Err(invalid(&error)));
             }
             match self.body.next().await {
-                Some(Ok(data)) if self.buffer.len() + data.len() > limits::GATEWAY_BYTES => {
+                Some(Ok(data)) if self.buffer.len() + data.len() > self.limit => {
                     return Some(Err(too_large()));
                 }
                 Some(Ok(data)) => self.buffer.extend_from_slice(&data),
@@ -409,7 +417,9 @@ mod tests {
         let body = |parts: &'static [&'static str]| {
             Body::from_stream(stream::iter(parts.iter().map(|part| Ok::<_, std::convert::Infallible>(*part))))
         };
-        let read = async |parts| objects(body(parts)).map(|object| object.map_err(drop)).collect::<Vec<_>>().await;
+        let read = async |parts| {
+            objects(body(parts), limits::REQUEST_BYTES).map(|object| object.map_err(drop)).collect::<Vec<_>>().await
+        };
         assert_eq!(read(&["{\"a\"", ":1}{}", "\n{"][..]).await, [Ok(json!({"a": 1})), Ok(json!({})), Err(())]);
         assert_eq!(read(&[][..]).await, []);
         assert_eq!(read(&["x", "{}"][..]).await, [Err(())]);
