@@ -48,7 +48,7 @@ pub use compaction::start_compaction_threads;
 pub use describe::{DescribeError, Description, claimed, describe};
 pub use fatal::Fatal;
 pub use log::is_damage;
-pub use machine::{Applied, Committed, LogId, Payload, Peer, StateMachine};
+pub use machine::{Applied, Committed, Flusher, LogId, Payload, Peer, StateMachine};
 pub use members::ChangeError;
 pub use node::Handle;
 pub use propose::{Lane, ProposeError};

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -46,6 +47,9 @@ pub struct Applied {
     pub membership: Bytes,
 }
 
+/// See [`StateMachine::flusher`]. Blocks.
+pub type Flusher = Arc<dyn Fn() + Send + Sync>;
+
 /// Applies committed entries. Called from one thread of its own, in log order, without gaps.
 ///
 /// Any `Err` stops the process (I4): the caller never retries.
@@ -60,6 +64,12 @@ pub trait StateMachine: Send + 'static {
 
     /// Returns once all applied entries would survive a crash.
     fn flush(&mut self) -> io::Result<()>;
+
+    /// Flushes beside applying, before a checkpoint is asked for: applying waits for a checkpoint, which then flushes only what was applied
+    /// since. Asked for once; nothing is told of an outcome.
+    fn flusher(&self) -> Option<Flusher> {
+        None
+    }
 
     /// Writes a consistent copy of everything into the empty directory `dir`, of hard links where possible.
     ///

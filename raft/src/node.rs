@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use openraft::metrics::RaftMetrics;
 use parking_lot::Mutex;
 use pintle_base::clock;
 use pintle_proto::raft_v1 as pb;
@@ -16,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applying;
-use crate::core::{Raft, Record, StoredMembership, TypeConfig, Vote, next_index};
+use crate::core::{Raft, Record, StoredMembership, Vote, next_index};
 use crate::describe::Description;
 use crate::entries::Entries;
 use crate::fatal::{Fatal, FatalCell};
@@ -149,7 +148,9 @@ impl Node {
 
     /// The status by openraft's newest word, not by what was published last.
     pub fn fresh(&self) -> Status {
-        status(&self.raft.metrics().borrow_watched(), &self.status.borrow(), self.lease)
+        let mut fresh = status(&self.raft.metrics().borrow_watched(), &self.status.borrow(), self.lease);
+        fresh.applied = self.applying.next().saturating_sub(1);
+        fresh
     }
 
     /// The newest vote on stable storage; `None` also if the log is closed.
@@ -260,24 +261,24 @@ impl Node {
 
     /// Keeps the status current, and reports when openraft's core has ended.
     pub async fn run_status(self: Arc<Self>) {
-        let mut metrics = self.raft.metrics();
+        // These change with role, term, leader and members, not with every entry.
+        let mut metrics = self.raft.server_metrics();
         let mut ticker = clock::ticker(self.lease / 4);
         loop {
-            let publish = tokio::select! {
+            tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
                 changed = metrics.changed() => {
                     if changed.is_err() {
+                        self.publish_status(); // it may say why
                         self.fatal.report(Fatal::Core("raft's core has ended".to_owned()));
                         self.stop.cancel();
                         return;
                     }
-                    let metrics = metrics.borrow_watched();
-                    differs(&metrics, &self.status.borrow())
                 }
-                _ = ticker.tick() => true,
+                _ = ticker.tick() => (),
             };
-            if publish && !self.publish_status() {
+            if !self.publish_status() {
                 return;
             }
         }
@@ -291,7 +292,8 @@ impl Node {
             return false;
         }
         self.status.send_if_modified(|current| {
-            let new = status(&metrics, current, self.lease);
+            let mut new = status(&metrics, current, self.lease);
+            new.applied = self.applying.next().saturating_sub(1); // openraft's word is ahead of it
             if (current.role, current.term, current.leader) != (new.role, new.term, new.leader) {
                 tracing::info!(role = ?new.role, term = new.term, leader = new.leader, "raft role");
             }
@@ -315,6 +317,7 @@ impl Node {
                 () = self.stop.cancelled() => return,
                 () = self.applying.snapshot_due.notified() => (),
             }
+            self.applying.flush_ahead().await;
             let due = self.applying.applied();
             if self.raft.trigger().snapshot().await.is_err() {
                 return;
@@ -335,14 +338,6 @@ impl Node {
             }
         }
     }
-}
-
-/// Whether anything but indexes has changed: those change with every entry, and are published by the ticker.
-fn differs(metrics: &RaftMetrics<TypeConfig>, known: &Status) -> bool {
-    let new = status(metrics, known, Duration::MAX);
-    metrics.running_state.is_err()
-        || !Arc::ptr_eq(&new.peers, &known.peers)
-        || (new.role, new.term, new.leader) != (known.role, known.term, known.leader)
 }
 
 /// This process's member of the cluster. Cheap to clone.

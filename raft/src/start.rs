@@ -347,7 +347,8 @@ async fn assemble(
         prepared.await.map_err(|error| (error, None))?;
     let thread = |source| StartError::Io { what: "raft's threads".to_owned(), source };
     let meters = Meters::new(&options.registry).map_err(|error| (StartError::Options(error.to_string()), None))?;
-    let writer = log::Writer::start(writer.measured_by(meters)).map_err(|source| (thread(source), None))?;
+    let writer = writer.measured_by(meters).answering_in(tokio::runtime::Handle::current());
+    let writer = log::Writer::start(writer).map_err(|source| (thread(source), None))?;
     let apply = match apply::ApplyThread::start(applier, tasks) {
         Ok(apply) => apply,
         Err(source) => return Err((thread(source), Some(Threads { writer, apply: None }))),

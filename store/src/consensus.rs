@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use pintle_raft::{
-    Applied, ChangeError, Committed, Handle, Lane, LogId, Payload, Peer, ProposeError, ReadError, Role, StateMachine,
+    Applied, ChangeError, Committed, Flusher, Handle, Lane, LogId, Payload, Peer, ProposeError, ReadError, Role,
+    StateMachine,
 };
 
 use crate::machine::{Place, StoreMachine};
@@ -191,6 +192,10 @@ fn read_failure(error: &ReadError) -> ReadFailure {
 }
 
 impl StateMachine for StoreMachine {
+    fn flusher(&self) -> Option<Flusher> {
+        Some(self.flusher_of_state())
+    }
+
     fn applied(&self) -> io::Result<Applied> {
         let (place, membership) = self.applied_place()?;
         Ok(Applied { log_id: place.map(|Place { term, index }| LogId { term, index }), membership })

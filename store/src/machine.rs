@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pintle_proto::store_v1::{Alarm, LeaseRecord, StateRecord};
+use pintle_raft::Flusher;
 use rocksdb::WriteBatch;
 
 use crate::apply::{self, Plan};
@@ -84,6 +85,18 @@ impl StoreMachine {
 
     pub(crate) fn flush_state(&self) -> io::Result<()> {
         self.shared.engine.current().flush()
+    }
+
+    pub(crate) fn flusher_of_state(&self) -> Flusher {
+        // Whoever has it may have it longer than the state is open.
+        let shared = Arc::downgrade(&self.shared);
+        Arc::new(move || {
+            if let Some(shared) = shared.upgrade()
+                && let Err(error) = shared.engine.current().flush()
+            {
+                tracing::warn!(%error, "the state was not flushed ahead of a checkpoint");
+            }
+        })
     }
 
     pub(crate) fn checkpoint_state(&self, dir: &Path) -> io::Result<()> {

@@ -139,7 +139,7 @@ pub(crate) fn watch_space(store: &Store, group: &task::Group) {
     });
 }
 
-/// Gives the room of removed history back once there was as much of it as is left, and at least [`limits::RECLAIM_ROWS`]: then the tables,
+/// Gives the room of removed history back once there was half as much of it as is left, and at least [`limits::RECLAIM_ROWS`]: then the tables,
 /// and after them the checkpoint that still holds the old ones.
 pub(crate) fn give_back(store: &Store, group: &task::Group) {
     let store = store.clone();
@@ -149,7 +149,7 @@ pub(crate) fn give_back(store: &Store, group: &task::Group) {
         while scrubbed.changed().await.is_ok() {
             let removed = store.shared().scrub.removed();
             let left = store.shared().engine.current().rows();
-            if removed - given_back < left.max(limits::RECLAIM_ROWS) {
+            if removed - given_back < (left / 2).max(limits::RECLAIM_ROWS) {
                 continue;
             }
             given_back = removed;

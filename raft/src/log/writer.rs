@@ -76,9 +76,13 @@ impl Queue {
         if waiting.closed {
             return Err(closed());
         }
+        // How far is committed is written with whatever comes next: nobody is woken for it.
+        let wakes = !matches!(operation, Operation::Committed(_));
         waiting.operations.push_back(operation);
         drop(waiting);
-        self.arrived.notify_one();
+        if wakes {
+            self.arrived.notify_one();
+        }
         #[cfg(test)]
         self.told.notify_one();
         Ok(())
@@ -184,6 +188,8 @@ pub(crate) struct Worker {
     failed: Option<String>,
     fatal: FatalCell,
     meters: Option<Meters>,
+    /// Where those are told who asked: one wake of Raft's thread for all of them.
+    runtime: Option<tokio::runtime::Handle>,
 }
 
 /// What a batch of operations amounts to.
@@ -213,12 +219,19 @@ impl Worker {
             fatal,
             shared,
             meters: None,
+            runtime: None,
         }
     }
 
     /// Has every write measured.
     pub fn measured_by(mut self, meters: Meters) -> Self {
         self.meters = Some(meters);
+        self
+    }
+
+    /// Has those who asked told in `runtime`, not by the thread that writes.
+    pub fn answering_in(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
         self
     }
 
@@ -256,7 +269,10 @@ impl Worker {
     pub fn perform(&mut self, operations: Vec<Operation>) {
         if !operations.is_empty() {
             let result = self.write(&operations);
-            answer(operations, result);
+            match &self.runtime {
+                Some(runtime) => drop(runtime.spawn(async move { answer(operations, result) })),
+                None => answer(operations, result),
+            }
         }
         if self.failed.is_none()
             && self.marked.elapsed() >= limits::MARK_AGE
