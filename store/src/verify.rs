@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use pintle_base::dbfiles;
@@ -18,7 +19,7 @@ use pintle_raft::inspect::{Finding, Inspection, inspect, unfinished};
 use pintle_raft::offline::OfflineError;
 use rocksdb::ReadOptions;
 
-use crate::engine::{EngineOptions, FAMILIES, Generation, KV, LEASE, MEMBERSHIP_KEY, SCRUBBED_KEY, current_dir};
+use crate::engine::{EngineOptions, FAMILIES, Generation, LEASE, MEMBERSHIP_KEY, SCRUBBED_KEY, current_dir};
 use crate::limits;
 use crate::mvcc::hash;
 use crate::mvcc::key;
@@ -182,7 +183,7 @@ fn look_at_snapshot(id: LogId, files: &Path, bytes: &mut u64, tell: &mut Tell<'_
 
 /// What of the state must hold.
 struct Check<'a> {
-    view: View<'a>,
+    view: Rc<View<'a>>,
     generation: &'a Generation,
     dir: &'a Path,
     findings: Vec<Finding>,
@@ -199,7 +200,7 @@ struct Newer {
 
 impl<'a> Check<'a> {
     fn begin(generation: &'a Generation, dir: &'a Path) -> io::Result<Self> {
-        Ok(Self { view: generation.view()?, generation, dir, findings: Vec::new() })
+        Ok(Self { view: Rc::new(generation.view()?), generation, dir, findings: Vec::new() })
     }
 
     /// Notes what does not fit, up to a bound: the rest is more of the same.
@@ -290,11 +291,8 @@ impl<'a> Check<'a> {
     /// that exists.
     fn versions(&mut self, leases: &BTreeMap<i64, LeaseRecord>, tell: &mut Tell<'_>) -> io::Result<(u64, u64, u64)> {
         let (revision, compacted) = (self.view.revision(), self.view.compacted());
-        let mut options = ReadOptions::default();
-        options.set_total_order_seek(true);
-        options.fill_cache(false);
-        let mut iterator = self.generation.db().raw_iterator_cf_opt(self.generation.family(KV)?, options);
-        iterator.seek_to_first();
+        let view = Rc::clone(&self.view);
+        let mut iterator = view.every_version()?;
         let (mut versions, mut keys, mut leased) = (0, 0, 0);
         let (mut own, mut before) = (Vec::new(), Vec::new());
         let mut newer: Option<Newer> = None;

@@ -98,6 +98,16 @@ impl<'a> View<'a> {
         self.iterator(options, lower, upper)
     }
 
+    /// An iterator over all of `kv`, from its first row; the cache is left to others.
+    pub fn every_version(&self) -> io::Result<RawIterator<'_>> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        options.fill_cache(false);
+        let mut iterator = self.snapshot.raw_iterator_cf_opt(self.generation.family(KV)?, options);
+        iterator.seek_to_first();
+        Ok(iterator)
+    }
+
     /// The same within the versions of one key, that of the seek: files that have none of it are passed over without a read.
     pub fn versions_of_key(&self, lower: &[u8], upper: Option<Vec<u8>>) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();

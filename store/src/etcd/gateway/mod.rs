@@ -17,12 +17,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::{Bytes, BytesMut};
+use futures::future::ready;
 use futures::{SinkExt, Stream, StreamExt, stream};
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions,
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
@@ -202,37 +204,66 @@ impl Call {
 async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: WebSocket) {
     let _slot = known.client.clone(); // the connection is over, and goes on as this one
     let (mut answers, requests) = socket.split();
-    let objects = requests.filter_map(async |frame| match frame {
+    let (mut objects, gone) = messages(requests);
+    let mut rest = None;
+    // A call with one request starts with its first message; the socket stays open for its answer.
+    let body = match call.method.is_client_streaming() {
+        true => Body::from_stream(objects),
+        false => match objects.next().await {
+            Some(Ok(object)) => {
+                rest = Some(objects);
+                Body::from(object)
+            }
+            _ => return,
+        },
+    };
+    // A client that closes its side of a websocket has gone: its watch would wait for the next event to find out.
+    let gone = async move {
+        while let Some(rest) = &mut rest
+            && rest.next().await.is_some()
+        {}
+        gone.cancelled().await;
+    };
+    let answering = async {
+        let response = match call.read(body).await {
+            Ok(message) => call.run(&headers, known, message).await,
+            Err(status) => Err(status),
+        };
+        let mut lines = response.unwrap_or_else(|status| refusal(&status)).into_body().into_data_stream();
+        while let Some(Ok(line)) = lines.next().await {
+            let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
+            if answers.send(Frame::Text(text.into())).await.is_err() {
+                return;
+            }
+        }
+        // The peer may be gone already.
+        let _ = answers.close().await;
+    };
+    tokio::select! {
+        () = answering => (),
+        () = gone => (),
+    }
+}
+
+/// What comes over a websocket until it is closed or lost, which the token tells.
+fn messages(
+    socket: impl Stream<Item = Result<Frame, axum::Error>> + Send + 'static,
+) -> (stream::BoxStream<'static, Result<Bytes, axum::Error>>, CancellationToken) {
+    let gone = CancellationToken::new();
+    let tells = gone.clone();
+    let open =
+        |frame: &Result<Frame, axum::Error>| ready(matches!(frame, Ok(frame) if !matches!(frame, Frame::Close(_))));
+    let end = stream::once(async move {
+        tells.cancel();
+        None
+    });
+    let objects = socket.take_while(open).map(Some).chain(end).filter_map(async |frame| match frame? {
         Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
         Ok(Frame::Binary(bytes)) => Some(Ok(bytes)),
         Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_)) => None,
         Err(error) => Some(Err(error)),
     });
-    // A call with one request starts with its first message; the socket stays open for its answer.
-    let body = match call.method.is_client_streaming() {
-        true => Body::from_stream(objects),
-        false => {
-            let mut objects = std::pin::pin!(objects);
-            match objects.next().await {
-                Some(Ok(object)) => Body::from(object),
-                _ => return,
-            }
-        }
-    };
-    let response = match call.read(body).await {
-        Ok(message) => call.run(&headers, known, message).await,
-        Err(status) => Err(status),
-    };
-    let response = response.unwrap_or_else(|status| refusal(&status));
-    let mut lines = response.into_body().into_data_stream();
-    while let Some(Ok(line)) = lines.next().await {
-        let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-        if answers.send(Frame::Text(text.into())).await.is_err() {
-            return;
-        }
-    }
-    // The peer may be gone already.
-    let _ = answers.close().await;
+    (objects.boxed(), gone)
 }
 
 /// The JSON objects of a body, each as soon as it has come whole.
