@@ -25,7 +25,7 @@ use crate::core::{
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
 use crate::machine::{Committed, Flusher, Payload, StateMachine};
-use crate::recent::Recent;
+use crate::recent::{Kept, Recent};
 use crate::snapshot::{SnapshotDir, Snapshots, Temporary};
 use crate::thread::Running;
 use crate::wire;
@@ -39,6 +39,8 @@ pub(crate) struct SnapshotPolicy {
     pub bytes: u64,
     /// Bytes of entries kept in the log although a snapshot holds them.
     pub bytes_kept: u64,
+    /// Such entries, however small.
+    pub entries_kept: u64,
 }
 
 /// What others see of applying.
@@ -72,10 +74,15 @@ impl Applying {
         self.state.lock().0
     }
 
-    /// Entries that are applied and need not be kept, as far as their size tells: up to and including this index, if there are any.
-    pub fn spare(&self) -> Option<u64> {
-        let first = self.recent.lock().first().min(self.next().saturating_sub(limits::ENTRIES_KEPT_ALWAYS));
-        first.checked_sub(1)
+    /// What is kept behind a snapshot that ends with `snapshot`, of a log that ends with `last`.
+    pub fn kept(&self, snapshot: u64, last: u64) -> Kept {
+        Kept { snapshot, last, recent: self.recent.lock().first(), entries: self.policy.entries_kept }
+    }
+
+    /// Whether so much was applied since the last snapshot that the next one is due.
+    pub fn is_due(&self) -> bool {
+        let (entries, bytes) = (self.entries.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed));
+        entries >= self.policy.entries || bytes >= self.policy.bytes
     }
 
     /// Flushes what is applied, beside applying.
@@ -89,9 +96,10 @@ impl Applying {
 
     fn count(&self, index: u64, bytes: usize) {
         self.recent.lock().count(index, bytes as u64);
-        let entries = self.entries.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        if entries >= self.policy.entries || bytes >= self.policy.bytes {
+        let was_due = self.is_due();
+        self.entries.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        if !was_due && self.is_due() {
             self.snapshot_due.notify_one();
         }
     }
@@ -493,7 +501,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let snapshots = Arc::new(Snapshots::open(dir.path()).expect("snapshots"));
         let (_, flushed) = watch::channel(u64::MAX);
-        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX, bytes_kept: u64::MAX };
+        let policy =
+            SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX, bytes_kept: u64::MAX, entries_kept: u64::MAX };
         let fatal = FatalCell::new();
         let (machine, worker, tasks) =
             prepare(machine(dir.path()), snapshots, flushed, policy, fatal.clone()).expect("prepare");

@@ -44,7 +44,9 @@ mod tests {
         };
         let low: Vec<_> = threads.map(|task| task.path()).filter(|task| named(task).trim() == "rocksdb:low").collect();
         assert!(low.len() >= 2, "{low:?}");
-        assert!(low.iter().all(|task| niceness(task) == limits::COMPACTION_NICENESS), "{low:?}");
+        // Who runs the tests below others may have no right to less.
+        let expected = niceness(std::path::Path::new("/proc/thread-self")).max(limits::COMPACTION_NICENESS);
+        assert!(low.iter().all(|task| niceness(task) == expected), "{low:?}");
         drop(db);
     }
 }

@@ -140,6 +140,15 @@ pub const BYTES_KEPT: u64 = 64 << 20;
 /// Entries kept, however large.
 pub const ENTRIES_KEPT_ALWAYS: u64 = 64;
 
+/// Entries kept at most for a member that is there and lacks them, while it receives a snapshot or catches up.
+pub const ENTRIES_HELD: u64 = 100_000;
+
+/// A member that has answered within this time is there.
+pub const ANSWERED: Duration = Duration::from_secs(3);
+
+/// Pause between two looks at whether the log can be cut: those it was kept for may have caught up, or be gone.
+pub const CUT_TICK: Duration = Duration::from_secs(1);
+
 /// How long to wait for a snapshot that was asked for before the log is cut to what there is.
 pub const SNAPSHOT_MADE: Duration = Duration::from_secs(60);
 

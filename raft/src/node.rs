@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use pintle_base::clock;
@@ -309,34 +310,57 @@ impl Node {
         true
     }
 
-    /// Asks openraft for a snapshot whenever one is due.
+    /// Asks openraft for a snapshot whenever one is due, and cuts the log behind it.
     pub async fn run_snapshots(self: Arc<Self>) {
+        let mut ticker = clock::ticker(limits::CUT_TICK);
+        let mut cut = None;
         loop {
-            tokio::select! {
+            let made = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                () = self.applying.snapshot_due.notified() => (),
+                () = self.applying.snapshot_due.notified() => self.make_snapshot().await,
+                _ = ticker.tick() => Ok(()),
+            };
+            let upto = self.upto();
+            let purged = match upto {
+                Some(index) if made.is_ok() && upto > cut => self.raft.trigger().purge_log(index).await,
+                _ => Ok(()),
+            };
+            if made.is_err() || purged.is_err() {
+                return; // the core has ended
             }
-            self.applying.flush_ahead().await;
-            let due = self.applying.applied();
-            if self.raft.trigger().snapshot().await.is_err() {
-                return;
-            }
-            let wait = self.raft.wait(Some(limits::SNAPSHOT_MADE));
-            let made = wait.metrics(|metrics| metrics.snapshot >= due, "a snapshot");
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return,
-                // Not made in time, or failed: what the one before holds is cut all the same.
-                _ = made => (),
-            }
-            // openraft cuts by number; where entries are large that would be much.
-            if let Some(spare) = self.applying.spare()
-                && self.raft.trigger().purge_log(spare).await.is_err()
-            {
-                return;
-            }
+            cut = cut.max(upto);
         }
+    }
+
+    async fn make_snapshot(&self) -> Result<(), Fatal> {
+        self.applying.flush_ahead().await;
+        let due = self.applying.applied();
+        self.raft.trigger().snapshot().await.map_err(|error| Fatal::Core(error.to_string()))?;
+        let mut progress = self.raft.watch_snapshot_progress();
+        let made = progress.wait_until_ge(&due);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => (),
+            _ = clock::timeout(limits::SNAPSHOT_MADE, made) => (),
+        }
+        if self.applying.is_due() {
+            self.applying.snapshot_due.notify_one(); // it was not made, or much came meanwhile
+        }
+        Ok(())
+    }
+
+    /// The last entry that the log need not hold any more.
+    fn upto(&self) -> Option<u64> {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let snapshot = metrics.snapshot?.index;
+        let last = metrics.last_log.map_or(snapshot, |id| id.index);
+        let answers = metrics.heartbeat.iter().flatten();
+        let there = answers.filter(|(_, at)| at.as_ref().is_some_and(|at| at.elapsed() < limits::ANSWERED));
+        let matched = metrics.replication.as_ref();
+        let missing = there.map(|(id, _)| next_index(matched.and_then(|matched| *matched.get(id)?)));
+        self.applying.kept(snapshot, last).cut(missing)
     }
 }
 
@@ -380,6 +404,11 @@ impl Handle {
     /// A read of the state machine after that is linearizable.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
         self.reads.read_index().await
+    }
+
+    /// What was published last, looked at in its place: role, term and leader are of this moment, indexes may be older.
+    pub fn with_status<T>(&self, look: impl FnOnce(&Status) -> T) -> T {
+        look(&self.node.status.borrow())
     }
 
     /// This moment's view.

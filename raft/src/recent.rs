@@ -1,9 +1,12 @@
-//! Where the last few bytes of the log begin: how far it can be cut so that a member that was away shortly still finds what it missed.
+//! How far the log can be cut: what a snapshot holds is kept for a while, so that a member that was away shortly still finds what it
+//! missed, and for as long as a member that is there catches up.
 //!
-//! Pure, and of fixed size: marks at every [`STEPS`]th part of what is kept. Always holds: at least the bytes asked for, and at most one
-//! step and one entry more, lie at or above [`Recent::first`].
+//! Pure. Always holds: at least the bytes asked for, and at most one step and one entry more, lie at or above [`Recent::first`]; what is
+//! cut is in the snapshot.
 
 use std::collections::VecDeque;
+
+use crate::limits;
 
 /// Marks, so that at most an eighth more is kept than asked for.
 const STEPS: usize = 8;
@@ -37,9 +40,52 @@ impl Recent {
     }
 }
 
+/// What of the log may be needed.
+pub(crate) struct Kept {
+    /// The last entry that the snapshot holds.
+    pub snapshot: u64,
+    /// The last entry there is.
+    pub last: u64,
+    /// The first entry to keep by size.
+    pub recent: u64,
+    /// Entries to keep however small they are.
+    pub entries: u64,
+}
+
+impl Kept {
+    /// The last entry that may go, if there is one. `missing` are the first entries that members lack which are there.
+    pub fn cut(&self, missing: impl Iterator<Item = u64>) -> Option<u64> {
+        let after = self.snapshot.saturating_add(1);
+        let by_number = after.saturating_sub(self.entries);
+        let by_size = self.recent.min(after.saturating_sub(limits::ENTRIES_KEPT_ALWAYS.min(self.entries)));
+        // A member that lacks more than this would take a snapshot sooner than all of it.
+        let held = missing.filter(|first| self.last.saturating_sub(*first) <= limits::ENTRIES_HELD);
+        held.chain([by_number.max(by_size)]).min()?.checked_sub(1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Recent;
+    use super::*;
+
+    #[track_caller]
+    fn check(snapshot: u64, recent: u64, entries: u64, missing: &[u64], cut: Option<u64>) {
+        let kept = Kept { snapshot, last: 1_000_000, recent, entries };
+        assert_eq!(kept.cut(missing.iter().copied()), cut);
+    }
+
+    #[test]
+    fn the_log_is_cut_behind_the_snapshot_by_number_or_by_size_and_not_under_who_catches_up() {
+        check(990_000, 0, 4096, &[], Some(985_904));
+        check(990_000, 980_000, 4096, &[], Some(985_904));
+        check(990_000, 989_000, 4096, &[], Some(988_999));
+        check(990_000, 999_000, 4096, &[], Some(990_000 - limits::ENTRIES_KEPT_ALWAYS));
+        check(990_000, 999_000, 20, &[], Some(989_980));
+        check(990_000, 989_000, 4096, &[1_000_001, 950_000], Some(949_999));
+        check(990_000, 989_000, 4096, &[0, 1_000_000 - limits::ENTRIES_HELD - 1], Some(988_999));
+        check(10, 0, 20, &[], None);
+        check(0, 0, 0, &[], Some(0));
+    }
 
     #[test]
     fn what_was_asked_for_is_kept_and_at_most_an_eighth_and_an_entry_more() {

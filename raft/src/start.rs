@@ -447,7 +447,8 @@ fn config(options: &Options, joining: bool) -> Result<openraft::Config, StartErr
         max_payload_entries: limits::APPEND_ENTRIES,
         // We trigger snapshots ourselves, by size and number of what was applied.
         snapshot_policy: openraft::SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: options.entries_kept,
+        // Nor does it cut the log by itself: we know of sizes and of who catches up.
+        max_in_snapshot_log_to_keep: u64::MAX,
         state_machine_channel_size: Some(limits::APPLY_COMMANDS),
         enable_pre_vote: Some(true),
         quorum_loss_probe_interval: Some(millis(options.election_max).saturating_mul(2)),

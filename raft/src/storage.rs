@@ -52,6 +52,7 @@ pub(crate) fn open(
         entries: options.snapshot_entries.max(1),
         bytes: options.snapshot_bytes.max(1),
         bytes_kept: options.bytes_kept,
+        entries_kept: options.entries_kept,
     };
     let (machine, applier, tasks) =
         apply::prepare(machine, Arc::clone(&snapshots), log.flushed(), policy, fatal.clone())

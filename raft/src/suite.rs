@@ -45,7 +45,8 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Guard> for Builder {
         // The suite applies entries that it never appended.
         let (_, flushed) = watch::channel(u64::MAX);
         let ledger = Box::new(Ledger::open(&dir.path().join("state")));
-        let policy = SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX, bytes_kept: u64::MAX };
+        let policy =
+            SnapshotPolicy { entries: u64::MAX, bytes: u64::MAX, bytes_kept: u64::MAX, entries_kept: u64::MAX };
         let (machine, mut worker, tasks) = apply::prepare(ledger, snapshots, flushed, policy, fatal).expect("prepare");
         worker.gaps_allowed = true;
         let thread = ApplyThread::start(worker, tasks).expect("start applying");

@@ -95,6 +95,10 @@ pub(crate) trait Consensus: Send + Sync + 'static {
     /// Returns once this member has applied everything that was committed when it was called.
     fn read_index(&self) -> BoxFuture<'_, Result<(), ReadFailure>>;
     fn standing(&self) -> Standing;
+    /// The same with indexes that may be a moment old: asked with every request, for role, term and leader.
+    fn published(&self) -> Standing {
+        self.standing()
+    }
     fn members(&self) -> Vec<Member>;
     fn change(&self, change: MemberChange) -> BoxFuture<'_, Result<(), ChangeFailure>>;
     /// Has a snapshot made soon, so that the one before gives back what only it still holds.
@@ -129,6 +133,10 @@ impl Consensus for Handle {
                 client_urls: Vec::new(),
             })
             .collect()
+    }
+
+    fn published(&self) -> Standing {
+        self.with_status(standing)
     }
 
     fn snapshot(&self) {

@@ -22,6 +22,7 @@ use rocksdb::{
 use tokio::sync::watch;
 
 use crate::error::OpenError;
+use crate::limits;
 use crate::mvcc::record::{corrupt, decode_checked};
 use crate::mvcc::view::View;
 
@@ -225,16 +226,41 @@ impl Generation {
         self.db().flush_cfs_opt(&families, &options).map_err(io::Error::other)
     }
 
-    /// Gives the room of what was deleted back now, instead of when RocksDB gets to it. Long, and beside everything else.
-    pub fn reclaim(&self) -> io::Result<()> {
+    /// Gives the room of what was deleted back now, instead of when RocksDB gets to it. Long, and beside everything else; in steps, so that
+    /// it ends soon after `going` says no: RocksDB keeps a process from ending while it compacts.
+    pub fn reclaim(&self, going: &dyn Fn() -> bool) -> io::Result<()> {
         self.flush()?;
         let mut options = CompactOptions::default();
         options.set_exclusive_manual_compaction(false);
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         for name in [KV, REV] {
-            self.db().compact_range_cf_opt(self.family(name)?, None::<&[u8]>, None::<&[u8]>, &options);
+            let (family, mut from) = (self.family(name)?, None);
+            for until in self.steps(name)? {
+                if !going() {
+                    return Ok(());
+                }
+                self.db().compact_range_cf_opt(family, from.as_ref(), until.as_ref(), &options);
+                from = until;
+            }
         }
         Ok(())
+    }
+
+    /// Where steps of about [`limits::RECLAIM_STEP_BYTES`] end in a family; the last one has no end.
+    fn steps(&self, name: &str) -> io::Result<Vec<Option<Vec<u8>>>> {
+        let mut files = self.db().live_files().map_err(io::Error::other)?;
+        files.retain(|file| file.column_family_name == name);
+        files.sort_by(|a, b| a.end_key.cmp(&b.end_key));
+        let (mut ends, mut bytes) = (Vec::new(), 0);
+        for file in files {
+            bytes += file.size;
+            if bytes >= limits::RECLAIM_STEP_BYTES && file.end_key.is_some() {
+                bytes = 0;
+                ends.push(file.end_key);
+            }
+        }
+        ends.push(None);
+        Ok(ends)
     }
 
     /// Versions of keys there are, about.

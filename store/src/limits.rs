@@ -107,6 +107,8 @@ pub const SCRUB_ENTRIES: usize = 1000;
 pub const SCRUB_DELETES: usize = 200;
 /// Versions removed before their room is given back: below, what is to be gained is not worth rewriting tables for.
 pub const RECLAIM_ROWS: u64 = 100_000;
+/// Bytes of tables that are rewritten in one step: a second or two of work, which nothing interrupts.
+pub const RECLAIM_STEP_BYTES: usize = 64 << 20;
 /// Pause between two scrub batches.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of answers that wait for their clients to take them. A few hundred lists of 500 pods, or 8 answers of the largest lists.

@@ -485,6 +485,11 @@ impl Store {
         &self.shared
     }
 
+    /// Role, term and leader; the indexes may be a moment old.
+    pub(crate) fn published(&self) -> Standing {
+        self.shared.consensus().map(|consensus| consensus.published()).unwrap_or_default()
+    }
+
     pub(crate) fn standing(&self) -> Standing {
         self.shared.consensus().map(|consensus| consensus.standing()).unwrap_or_default()
     }
@@ -492,7 +497,7 @@ impl Store {
     /// The header of an answer read at `revision` (I7).
     pub(crate) fn header(&self, revision: i64) -> Option<ResponseHeader> {
         let StoreOptions { cluster_id, member_id, .. } = self.shared.options;
-        Some(ResponseHeader { cluster_id, member_id, revision, raft_term: self.standing().term })
+        Some(ResponseHeader { cluster_id, member_id, revision, raft_term: self.published().term })
     }
 
     /// With whom the actor shares what the member can do.

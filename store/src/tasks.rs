@@ -10,6 +10,7 @@ use pintle_base::{clock, task};
 use pintle_proto::etcdserverpb::AlarmType;
 use pintle_proto::store_v1::Alarm;
 use pintle_proto::store_v1::command::Operation;
+use tokio_util::sync::CancellationToken;
 
 use crate::consensus::standing;
 use crate::error::StoreError;
@@ -109,7 +110,7 @@ pub(crate) fn compact_automatically(store: &Store, group: &task::Group) {
 /// a compaction of history freed is given back at once, and then the alarm is cleared: nobody has to do it by hand.
 pub(crate) fn watch_space(store: &Store, group: &task::Group) {
     let Some(quota) = store.options().quota_bytes else { return };
-    let (store, me) = (store.clone(), store.options().member_id);
+    let (store, me, stop) = (store.clone(), store.options().member_id, group.token());
     group.spawn_until_stopped("store-space", async move {
         let mut ticker = clock::ticker(limits::SPACE_TICK);
         let (mut over, mut reclaimed) = (false, 0);
@@ -118,7 +119,7 @@ pub(crate) fn watch_space(store: &Store, group: &task::Group) {
             let scrubbed = store.shared().scrubbed();
             if over && scrubbed > reclaimed {
                 reclaimed = scrubbed;
-                reclaim(&store).await;
+                reclaim(&store, &stop).await;
             }
             let size = store.shared().engine.current().size().0;
             store.shared().about.set_size(size);
@@ -142,7 +143,7 @@ pub(crate) fn watch_space(store: &Store, group: &task::Group) {
 /// Gives the room of removed history back once there was half as much of it as is left, and at least [`limits::RECLAIM_ROWS`]: then the tables,
 /// and after them the checkpoint that still holds the old ones.
 pub(crate) fn give_back(store: &Store, group: &task::Group) {
-    let store = store.clone();
+    let (store, stop) = (store.clone(), group.token());
     group.spawn_until_stopped("store-give-back", async move {
         let mut scrubbed = store.shared().scrub.progress();
         let mut given_back = 0;
@@ -153,7 +154,7 @@ pub(crate) fn give_back(store: &Store, group: &task::Group) {
                 continue;
             }
             given_back = removed;
-            reclaim(&store).await;
+            reclaim(&store, &stop).await;
             if let Ok(consensus) = store.shared().consensus() {
                 consensus.snapshot();
             }
@@ -161,9 +162,9 @@ pub(crate) fn give_back(store: &Store, group: &task::Group) {
     });
 }
 
-async fn reclaim(store: &Store) {
-    let engine = Arc::clone(&store.shared().engine);
-    match tokio::task::spawn_blocking(move || engine.current().reclaim()).await {
+async fn reclaim(store: &Store, stop: &CancellationToken) {
+    let (engine, stop) = (Arc::clone(&store.shared().engine), stop.clone());
+    match tokio::task::spawn_blocking(move || engine.current().reclaim(&|| !stop.is_cancelled())).await {
         Ok(Ok(())) => (),
         Ok(Err(error)) => tracing::warn!(%error, "the room of what was deleted was not given back"),
         Err(error) => tracing::debug!(%error, "giving room back was broken off"),

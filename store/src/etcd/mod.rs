@@ -6,6 +6,7 @@
 pub(crate) mod answers;
 mod auth;
 mod browser;
+mod chunks;
 mod cluster;
 mod election;
 mod flood;
@@ -125,7 +126,7 @@ fn acting<T>(store: &Store, request: &Request<T>) -> Store {
 
 /// Refuses a call that asks for a leader while there is none.
 fn require_leader(store: &Store, metadata: &MetadataMap) -> Result<(), Status> {
-    if wants_leader(metadata) && store.standing().leader.is_none() { Err(no_leader()) } else { Ok(()) }
+    if wants_leader(metadata) && store.published().leader.is_none() { Err(no_leader()) } else { Ok(()) }
 }
 
 fn wants_leader(metadata: &MetadataMap) -> bool {
@@ -139,7 +140,7 @@ fn no_leader() -> Status {
 /// A member that only learns answers nothing but stale reads and its status. One that knows of no leader may be a founder whose cluster is
 /// not founded yet, and votes in a moment.
 fn require_voter(store: &Store) -> Result<(), Status> {
-    let standing = store.standing();
+    let standing = store.published();
     match standing.learner {
         true if standing.leader.is_none() => Err(no_leader()),
         true => Err(Status::new(Code::FailedPrecondition, "etcdserver: rpc not supported for learner")),

@@ -1,4 +1,5 @@
-//! Sends an answer that was encoded in pieces: puts it in the place of the empty one that its call was answered with.
+//! Sends answers that were encoded where they were made, in pieces or in chunks: puts them in the place of the empty ones that their
+//! calls were answered with.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,13 +11,17 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 use tonic::Status;
 
+use super::chunks::Chunks;
 use crate::mvcc::pieces::Pieces;
 
 /// As etcd: a message may have so many bytes.
 const MESSAGE_BYTES: usize = i32::MAX as usize;
 
-/// The answer itself where a call brought one in pieces; every other as it is.
+/// The answer itself where a call brought one that is encoded; every other as it is.
 pub(super) fn unpacked(mut response: Response<Body>) -> Response<Body> {
+    if let Some(chunks) = response.extensions_mut().remove::<Chunks>() {
+        return response.map(|_| chunks.into_body());
+    }
     let Some(pieces) = response.extensions_mut().remove::<Pieces>() else { return response };
     if pieces.bytes() > MESSAGE_BYTES {
         let text = format!("grpc: trying to send message larger than max ({} vs. {MESSAGE_BYTES})", pieces.bytes());

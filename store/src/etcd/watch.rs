@@ -3,13 +3,13 @@
 //! A session is one state machine polled by the transport: requests in, batches of its feed, answers out. Progress is sent only
 //! after everything it speaks of, in the same queue (I8).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::pin::Pin;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, stream};
+use futures::{FutureExt, StreamExt, stream};
 use pintle_base::clock::{self, Interval};
 use pintle_base::rng;
 use pintle_proto::etcdserverpb::watch_create_request::FilterType;
@@ -18,14 +18,19 @@ use pintle_proto::etcdserverpb::watch_server::Watch as WatchService;
 use pintle_proto::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
 use pintle_proto::mvccpb::Event;
 use prost::Message;
+use prost::encoding::message;
 use tokio::sync::watch::Receiver;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::chunks::{Chunks, Messages};
 use super::{acting, no_leader, require_leader, require_voter, wants_leader};
 use crate::error::{StoreError, WatchError};
 use crate::limits;
 use crate::store::{Leadership, Store};
 use crate::watch::{Feed, Filters, Selector, WatchBatch, WatchOptions};
+
+/// The number of the field of events in `etcdserverpb.WatchResponse`, its last.
+const EVENTS: u32 = 11;
 
 /// Stands for the whole stream, or for a watch that was never made.
 const NO_WATCH: i64 = -1;
@@ -42,7 +47,8 @@ impl Watch {
 
 #[tonic::async_trait]
 impl WatchService for Watch {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+    /// Always empty: what is sent takes its place, see [`Chunks`].
+    type WatchStream = stream::Empty<Result<WatchResponse, Status>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         require_leader(&self.store, request.metadata())?;
@@ -51,14 +57,17 @@ impl WatchService for Watch {
             true => leader_lost(self.store.leadership(), self.store.options().leader_patience).boxed(),
             false => futures::future::pending().boxed(),
         };
-        let session = Session::new(acting(&self.store, &request), leader_lost);
+        // Boxed: it is moved with every answer.
+        let session = Box::new(Session::new(acting(&self.store, &request), leader_lost));
         session.store.metrics().watch_streams.fetch_add(1, Ordering::Relaxed);
         let requests = request.into_inner();
-        let answers = stream::unfold((session, requests), |(mut session, mut requests)| async move {
-            let answer = session.next(&mut requests).await?;
-            Some((answer, (session, requests)))
+        let chunks = stream::unfold((session, Box::new(requests)), |(mut session, mut requests)| async move {
+            let chunk = session.next(&mut requests).await?;
+            Some((chunk, (session, requests)))
         });
-        Ok(Response::new(Box::pin(answers)))
+        let mut response = Response::new(stream::empty());
+        response.extensions_mut().insert(Chunks::new(chunks.boxed()));
+        Ok(response)
     }
 }
 
@@ -84,7 +93,7 @@ struct Session {
     ids: BTreeMap<u64, i64>,
     next_id: i64,
     progress: Interval,
-    answers: VecDeque<WatchResponse>,
+    answers: Messages,
     /// The client asks for nothing more; its watches go on.
     half_closed: bool,
     /// What ends the stream, once the answers before it are sent.
@@ -118,18 +127,18 @@ impl Session {
             next_id: 0,
             // Streams that were opened together do not report together.
             progress: clock::ticker(rng::jitter(interval, 0.1)),
-            answers: VecDeque::new(),
+            answers: Messages::default(),
             half_closed: false,
             failure: None,
             over: false,
         }
     }
 
-    /// The next answer; `None` once the client closed the stream.
-    async fn next(&mut self, requests: &mut Streaming<WatchRequest>) -> Option<Result<WatchResponse, Status>> {
+    /// The next answers; `None` once the client closed the stream.
+    async fn next(&mut self, requests: &mut Streaming<WatchRequest>) -> Option<Result<Bytes, Status>> {
         loop {
-            if let Some(answer) = self.answers.pop_front() {
-                return Some(Ok(answer));
+            if !self.answers.is_empty() {
+                return Some(Ok(self.answers.take()));
             }
             if self.over {
                 return None;
@@ -200,7 +209,7 @@ impl Session {
         self.slots.insert(watch_id, slot);
         self.ids.insert(feed_id, watch_id);
         let header = self.store.header(created);
-        self.answers.push_back(WatchResponse { header, watch_id, created: true, ..WatchResponse::default() });
+        self.answer(&WatchResponse { header, watch_id, created: true, ..WatchResponse::default() });
     }
 
     /// What may be read may be watched. A refusal is told in the words in which etcd prints a status.
@@ -210,7 +219,7 @@ impl Session {
     }
 
     fn refuse(&mut self, cancel_reason: String) {
-        self.answers.push_back(WatchResponse {
+        self.answer(&WatchResponse {
             header: self.store.header(self.store.revision()),
             watch_id: NO_WATCH,
             created: true,
@@ -236,7 +245,7 @@ impl Session {
             self.ids.remove(&slot.feed_id);
             self.feed.remove(slot.feed_id);
             let header = self.store.header(self.store.revision());
-            self.answers.push_back(WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() });
+            self.answer(&WatchResponse { header, watch_id, canceled: true, ..WatchResponse::default() });
         }
     }
 
@@ -268,7 +277,7 @@ impl Session {
                 let header = self.store.header(0);
                 let answer =
                     WatchResponse { header, watch_id, canceled: true, compact_revision, ..WatchResponse::default() };
-                self.answers.push_back(answer);
+                self.answer(&answer);
                 Ok(())
             }
             Err(WatchError::Stopped) => Err(StoreError::Stopped.into()),
@@ -280,16 +289,20 @@ impl Session {
         let Some(slot) = self.slots.get_mut(&watch_id) else { return };
         slot.quiet = false;
         let header = self.store.header(batch.revision);
-        let answer =
-            |events, fragment| WatchResponse { header, watch_id, events, fragment, ..WatchResponse::default() };
-        let mut events: Vec<Event> = batch.events.iter().map(|event| (**event).clone()).collect();
+        let mut events = batch.events.as_slice();
         if slot.fragment {
-            while let Some(rest) = split(&mut events, self.store.options().request_bytes) {
-                self.answers.push_back(answer(events, true));
-                events = rest;
+            while let Some(at) = split(events, self.store.options().request_bytes) {
+                let head = WatchResponse { header, watch_id, fragment: true, ..WatchResponse::default() };
+                self.answers.push(&head, |out| encode(&events[..at], out));
+                events = &events[at..];
             }
         }
-        self.answers.push_back(answer(events, false));
+        let head = WatchResponse { header, watch_id, ..WatchResponse::default() };
+        self.answers.push(&head, |out| encode(events, out));
+    }
+
+    fn answer(&mut self, answer: &WatchResponse) {
+        self.answers.push(answer, |_| ());
     }
 
     /// Reports that everything up to `revision` was sent, after sending it.
@@ -300,7 +313,7 @@ impl Session {
             }
         }
         let header = self.store.header(revision);
-        self.answers.push_back(WatchResponse { header, watch_id, ..WatchResponse::default() });
+        self.answer(&WatchResponse { header, watch_id, ..WatchResponse::default() });
     }
 
     fn on_tick(&mut self) {
@@ -331,13 +344,18 @@ fn filters(filters: &[i32]) -> Filters {
     }
 }
 
-/// Leaves in `events` what fits a message of `limit` bytes, and returns the rest if there is any.
-fn split(events: &mut Vec<Event>, limit: usize) -> Option<Vec<Event>> {
+/// Writes the events of an answer, its last field.
+fn encode(events: &[Arc<Event>], out: &mut BytesMut) {
+    events.iter().for_each(|event| message::encode(EVENTS, &**event, out));
+}
+
+/// How many of `events` fit a message of `limit` bytes, if not all do.
+fn split(events: &[Arc<Event>], limit: usize) -> Option<usize> {
     let mut bytes = 0;
     for (at, event) in events.iter().enumerate() {
         bytes += event.encoded_len() + 8;
         if bytes > limit && at > 0 {
-            return Some(events.split_off(at));
+            return Some(at);
         }
     }
     None

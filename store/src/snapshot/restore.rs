@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,13 +131,14 @@ impl Draft {
         };
         fs::create_dir_all(parent).map_err(failed)?;
         let path = parent.join(format!(".{}.restoring", name.to_string_lossy()));
+        let busy = || io::Error::new(io::ErrorKind::ResourceBusy, "another restore writes into it now");
         let hold = |path: &Path| {
             let dir = File::open(path)?;
             match dir.try_lock() {
+                // What was locked may have been removed and made anew by another in between.
+                Ok(()) if fs::metadata(path)?.ino() != dir.metadata()?.ino() => Err(busy()),
                 Ok(()) => Ok(dir),
-                Err(TryLockError::WouldBlock) => {
-                    Err(io::Error::new(io::ErrorKind::ResourceBusy, "another restore writes into it now"))
-                }
+                Err(TryLockError::WouldBlock) => Err(busy()),
                 Err(TryLockError::Error(error)) => Err(error),
             }
         };

@@ -7,7 +7,9 @@
 mod frames;
 mod table;
 
-use std::sync::LazyLock;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -18,7 +20,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::{Bytes, BytesMut};
 use futures::future::ready;
-use futures::{SinkExt, Stream, StreamExt, stream};
+use futures::stream::SplitSink;
+use futures::{FutureExt, SinkExt, Stream, StreamExt, stream};
+use pintle_base::clock;
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions,
@@ -202,9 +206,9 @@ impl Call {
 
 /// Every text message is an object of the request, every line of the answer becomes a text message.
 async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: WebSocket) {
-    let _slot = known.client.clone(); // the connection is over, and goes on as this one
-    let (mut answers, requests) = socket.split();
-    let (mut objects, gone) = messages(requests);
+    let client = known.client.clone(); // its connection is over, and goes on as this one
+    let (sink, requests) = socket.split();
+    let Incoming { mut objects, gone, heard } = incoming(requests);
     let mut rest = None;
     // A call with one request starts with its first message; the socket stays open for its answer.
     let body = match call.method.is_client_streaming() {
@@ -224,46 +228,85 @@ async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: We
         {}
         gone.cancelled().await;
     };
-    let answering = async {
-        let response = match call.read(body).await {
-            Ok(message) => call.run(&headers, known, message).await,
-            Err(status) => Err(status),
-        };
-        let mut lines = response.unwrap_or_else(|status| refusal(&status)).into_body().into_data_stream();
-        while let Some(Ok(line)) = lines.next().await {
-            let text = String::from_utf8_lossy(line.trim_ascii_end()).into_owned();
-            if answers.send(Frame::Text(text.into())).await.is_err() {
-                return;
-            }
-        }
-        // The peer may be gone already.
-        let _ = answers.close().await;
-    };
+    let stalled = client.map(|client| client.stalled).unwrap_or_default();
     tokio::select! {
-        () = answering => (),
+        () = answer(&call, &headers, known, body, sink, &heard) => (),
         () = gone => (),
+        () = stalled.cancelled() => (),
     }
 }
 
-/// What comes over a websocket until it is closed or lost, which the token tells.
-fn messages(
-    socket: impl Stream<Item = Result<Frame, axum::Error>> + Send + 'static,
-) -> (stream::BoxStream<'static, Result<Bytes, axum::Error>>, CancellationToken) {
-    let gone = CancellationToken::new();
-    let tells = gone.clone();
+/// Makes the call and sends what it is answered with, and pings, until the client is not heard of any more.
+async fn answer(
+    call: &Call,
+    headers: &HeaderMap,
+    known: Known,
+    body: Body,
+    mut sink: SplitSink<WebSocket, Frame>,
+    heard: &AtomicBool,
+) {
+    let lines = async {
+        let response = match call.read(body).await {
+            Ok(message) => call.run(headers, known, message).await,
+            Err(status) => Err(status),
+        };
+        let body = response.unwrap_or_else(|status| refusal(&status)).into_body();
+        match call.method.is_server_streaming() {
+            true => body.into_data_stream().left_stream(),
+            // It may come in pieces.
+            false => stream::once(to_bytes(body, usize::MAX)).right_stream(),
+        }
+    };
+    let mut lines = pin!(lines.flatten_stream());
+    let mut ticker = clock::ticker(limits::KEEP_ALIVE);
+    ticker.tick().await;
+    loop {
+        let frame = tokio::select! {
+            line = lines.next() => match line {
+                Some(Ok(line)) => Frame::Text(String::from_utf8_lossy(line.trim_ascii_end()).into_owned().into()),
+                Some(Err(_)) | None => break,
+            },
+            _ = ticker.tick() => {
+                if !heard.swap(false, Ordering::Relaxed) {
+                    return; // not even an answer to the last ping
+                }
+                Frame::Ping(Bytes::new())
+            }
+        };
+        if sink.send(frame).await.is_err() {
+            return;
+        }
+    }
+    // The peer may be gone already.
+    let _ = sink.close().await;
+}
+
+/// What comes over a websocket.
+struct Incoming {
+    objects: stream::BoxStream<'static, Result<Bytes, axum::Error>>,
+    /// It was closed or lost.
+    gone: CancellationToken,
+    /// Something came since this was looked at last.
+    heard: Arc<AtomicBool>,
+}
+
+fn incoming(socket: impl Stream<Item = Result<Frame, axum::Error>> + Send + 'static) -> Incoming {
+    let (gone, heard) = (CancellationToken::new(), Arc::new(AtomicBool::new(true)));
+    let (tells, hears) = (gone.clone(), Arc::clone(&heard));
     let open =
         |frame: &Result<Frame, axum::Error>| ready(matches!(frame, Ok(frame) if !matches!(frame, Frame::Close(_))));
     let end = stream::once(async move {
         tells.cancel();
         None
     });
-    let objects = socket.take_while(open).map(Some).chain(end).filter_map(async |frame| match frame? {
+    let frames = socket.take_while(open).inspect(move |_| hears.store(true, Ordering::Relaxed));
+    let objects = frames.map(Some).chain(end).filter_map(async |frame| match frame? {
         Ok(Frame::Text(text)) => Some(Ok(Bytes::from(text))),
         Ok(Frame::Binary(bytes)) => Some(Ok(bytes)),
         Ok(Frame::Ping(_) | Frame::Pong(_) | Frame::Close(_)) => None,
         Err(error) => Some(Err(error)),
     });
-    (objects.boxed(), gone)
+    Incoming { objects: objects.boxed(), gone, heard }
 }
 
 /// The JSON objects of a body, each as soon as it has come whole.
