@@ -51,7 +51,8 @@ pub(crate) struct Applying {
     entries: AtomicU64,
     bytes: AtomicU64,
     policy: SnapshotPolicy,
-    recent: Mutex<Recent>,
+    /// What is kept of entries by size, and what for those who lack it.
+    recent: Mutex<[Recent; 2]>,
     /// Told when a snapshot is due.
     pub snapshot_due: Notify,
     flusher: Option<Flusher>,
@@ -74,9 +75,10 @@ impl Applying {
         self.state.lock().0
     }
 
-    /// What is kept behind a snapshot that ends with `snapshot`, of a log that ends with `last`.
-    pub fn kept(&self, snapshot: u64, last: u64) -> Kept {
-        Kept { snapshot, last, recent: self.recent.lock().first(), entries: self.policy.entries_kept }
+    /// What is kept behind a snapshot that ends with `snapshot`.
+    pub fn kept(&self, snapshot: u64) -> Kept {
+        let [recent, held] = self.recent.lock().each_ref().map(Recent::first);
+        Kept { snapshot, recent, held, entries: self.policy.entries_kept }
     }
 
     /// Whether so much was applied since the last snapshot that the next one is due.
@@ -95,7 +97,7 @@ impl Applying {
     }
 
     fn count(&self, index: u64, bytes: usize) {
-        self.recent.lock().count(index, bytes as u64);
+        self.recent.lock().iter_mut().for_each(|recent| recent.count(index, bytes as u64));
         let was_due = self.is_due();
         self.entries.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -178,7 +180,7 @@ pub(crate) fn prepare(
         state: Mutex::new(state),
         entries: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
-        recent: Mutex::new(Recent::new(policy.bytes_kept)),
+        recent: Mutex::new([policy.bytes_kept, limits::BYTES_HELD].map(Recent::new)),
         policy,
         snapshot_due: Notify::new(),
         flusher: machine.flusher(),

@@ -140,8 +140,8 @@ pub const BYTES_KEPT: u64 = 64 << 20;
 /// Entries kept, however large.
 pub const ENTRIES_KEPT_ALWAYS: u64 = 64;
 
-/// Entries kept at most for a member that is there and lacks them, while it receives a snapshot or catches up.
-pub const ENTRIES_HELD: u64 = 100_000;
+/// Bytes of entries kept at most for a member that is there and lacks them, while it receives a snapshot or catches up.
+pub const BYTES_HELD: u64 = 1 << 30;
 
 /// A member that has answered within this time is there.
 pub const ANSWERED: Duration = Duration::from_secs(3);

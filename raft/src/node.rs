@@ -355,12 +355,14 @@ impl Node {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
         let snapshot = metrics.snapshot?.index;
-        let last = metrics.last_log.map_or(snapshot, |id| id.index);
         let answers = metrics.heartbeat.iter().flatten();
         let there = answers.filter(|(_, at)| at.as_ref().is_some_and(|at| at.elapsed() < limits::ANSWERED));
         let matched = metrics.replication.as_ref();
-        let missing = there.map(|(id, _)| next_index(matched.and_then(|matched| *matched.get(id)?)));
-        self.applying.kept(snapshot, last).cut(missing)
+        let missing = there.map(|(id, _)| {
+            let has = next_index(matched.and_then(|matched| *matched.get(id)?));
+            has.max(self.links.snapshot_of(*id).map_or(0, |last| last + 1))
+        });
+        self.applying.kept(snapshot).cut(missing)
     }
 }
 

@@ -44,10 +44,10 @@ impl Recent {
 pub(crate) struct Kept {
     /// The last entry that the snapshot holds.
     pub snapshot: u64,
-    /// The last entry there is.
-    pub last: u64,
     /// The first entry to keep by size.
     pub recent: u64,
+    /// The first entry to keep for a member that lacks it.
+    pub held: u64,
     /// Entries to keep however small they are.
     pub entries: u64,
 }
@@ -58,8 +58,8 @@ impl Kept {
         let after = self.snapshot.saturating_add(1);
         let by_number = after.saturating_sub(self.entries);
         let by_size = self.recent.min(after.saturating_sub(limits::ENTRIES_KEPT_ALWAYS.min(self.entries)));
-        // A member that lacks more than this would take a snapshot sooner than all of it.
-        let held = missing.filter(|first| self.last.saturating_sub(*first) <= limits::ENTRIES_HELD);
+        // The disk is not filled for one that is slow: it gets the next snapshot.
+        let held = missing.filter(|first| *first >= self.held);
         held.chain([by_number.max(by_size)]).min()?.checked_sub(1)
     }
 }
@@ -70,7 +70,7 @@ mod tests {
 
     #[track_caller]
     fn check(snapshot: u64, recent: u64, entries: u64, missing: &[u64], cut: Option<u64>) {
-        let kept = Kept { snapshot, last: 1_000_000, recent, entries };
+        let kept = Kept { snapshot, recent, held: 900_000, entries };
         assert_eq!(kept.cut(missing.iter().copied()), cut);
     }
 
@@ -82,7 +82,8 @@ mod tests {
         check(990_000, 999_000, 4096, &[], Some(990_000 - limits::ENTRIES_KEPT_ALWAYS));
         check(990_000, 999_000, 20, &[], Some(989_980));
         check(990_000, 989_000, 4096, &[1_000_001, 950_000], Some(949_999));
-        check(990_000, 989_000, 4096, &[0, 1_000_000 - limits::ENTRIES_HELD - 1], Some(988_999));
+        check(990_000, 989_000, 4096, &[0, 899_999], Some(988_999));
+        check(990_000, 989_000, 4096, &[900_000], Some(899_999));
         check(10, 0, 20, &[], None);
         check(0, 0, 0, &[], Some(0));
     }

@@ -240,7 +240,8 @@ impl Generation {
                     return Ok(());
                 }
                 self.db().compact_range_cf_opt(family, from.as_ref(), until.as_ref(), &options);
-                from = until;
+                // Both ends belong to a step: the next one would take what this one has just written.
+                from = until.map(|key| [key.as_slice(), &[0]].concat());
             }
         }
         Ok(())

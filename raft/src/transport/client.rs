@@ -72,11 +72,13 @@ pub(crate) struct Links {
     pub me: Me,
     dial: Dial,
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    /// By member, where the snapshot ends that it is being sent, or was sent last.
+    snapshots: Mutex<HashMap<u64, u64>>,
 }
 
 impl Links {
     pub fn new(me: Me, dial: Dial) -> Self {
-        Self { me, dial, links: Mutex::default() }
+        Self { me, dial, links: Mutex::default(), snapshots: Mutex::default() }
     }
 
     /// The connections to a peer; new ones if its name or address changed.
@@ -111,6 +113,11 @@ impl Links {
         if self.newest(id).is_some() {
             self.link(id, peer);
         }
+    }
+
+    /// The last entry that a member has, or will have once it has taken over the snapshot it is being sent.
+    pub fn snapshot_of(&self, id: u64) -> Option<u64> {
+        self.snapshots.lock().get(&id).copied()
     }
 
     fn newest(&self, id: u64) -> Option<Arc<Link>> {
@@ -232,6 +239,32 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Record) -> Network {
         Network::new(&self.0, target, node, Purpose::Snapshot)
+    }
+}
+
+/// A snapshot on its way; if it does not arrive, the member does not have it.
+struct Sending {
+    links: Arc<Links>,
+    id: u64,
+    arrived: bool,
+}
+
+impl Sending {
+    fn begin(links: &Arc<Links>, id: u64, last: u64) -> Self {
+        links.snapshots.lock().insert(id, last);
+        Self { links: Arc::clone(links), id, arrived: false }
+    }
+
+    fn done(mut self) {
+        self.arrived = true;
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.arrived {
+            self.links.snapshots.lock().remove(&self.id);
+        }
     }
 }
 
@@ -364,6 +397,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let sending = Sending::begin(&self.links, self.id, snapshot.meta.last_log_id.map_or(0, |id| id.index));
         let (parts, receiver) = mpsc::channel(2);
         let start = pb::SnapshotStart {
             header: Some(self.link().header()),
@@ -385,6 +419,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         }
         let answer = answer.map_err(|status| StreamingError::from(unreachable(&status)))?.into_inner();
         let vote = wire::from_vote(answer.vote).map_err(|error| StreamingError::from(nonsense(&error)))?;
+        sending.done();
         Ok(SnapshotResponse::new(vote))
     }
 

@@ -34,7 +34,7 @@ impl Messages {
 
     /// Everything there is.
     pub fn take(&mut self) -> Bytes {
-        self.0.split().freeze()
+        std::mem::take(&mut self.0).freeze() // a stream that is quiet holds no memory
     }
 
     /// Adds `message`, and to its end what `more` writes.

@@ -18,6 +18,7 @@ use tower::{Layer, Service};
 use super::gate::{Gate, GateLayer};
 use super::kv::Kv;
 use super::meter::{Meter, MeterLayer};
+use super::pieces::unpacked;
 use crate::store::Store;
 
 type AxumBody = fn(Response<tonic::body::Body>) -> Response<Body>;
@@ -37,7 +38,8 @@ pub(super) struct Entry {
 impl Front {
     /// `others` serves KV, too, to whoever does not come this way.
     pub(super) fn with_kv(store: &Store, kv: KvServer<Kv>, others: Router) -> Self {
-        let body: AxumBody = |response| response.map(Body::new);
+        // Encoded answers take their places here: who has to pay for bytes comes after it.
+        let body: AxumBody = |response| unpacked(response.map(Body::new));
         let kv = MapResponseLayer::new(body).layer(kv);
         let kv = GateLayer { store: store.clone() }.layer(kv);
         Self(Entry { kv: Some(MeterLayer { store: store.clone() }.layer(kv)), others })

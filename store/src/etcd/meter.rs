@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 
 use super::answers::Held;
 use super::frames::{bytes_of, told};
-use super::{oversized, pieces};
+use super::oversized;
 use crate::metrics::Call;
 use crate::store::Store;
 
@@ -103,7 +103,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Ok(response) = ready!(this.inner.poll(context));
-        let mut response = pieces::unpacked(oversized::reworded(response));
+        let mut response = oversized::reworded(response);
         let Some(mut ending) = this.ending.take() else { return Poll::Ready(Ok(response)) };
         ending.tell(response.headers()); // refused without a body
         let held = response.extensions_mut().remove::<Held>();

@@ -42,6 +42,7 @@ use pintle_proto::v3lockpb::lock_server::LockServer;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
+use tower::util::MapResponseLayer;
 
 pub use self::front::Front;
 #[cfg(any(test, debug_assertions))]
@@ -115,7 +116,8 @@ fn grpc(store: &Store) -> axum::Router {
         .add_service(sized!(ElectionServer::new(election::Election::new(store.clone()))))
         .add_service(sized!(OperationsServer::new(operations::Operations::new(store.clone()))));
     let meter = meter::MeterLayer { store: store.clone() };
-    health::add(routes).into_axum_router().reset_fallback().layer(gate::GateLayer { store: store.clone() }).layer(meter)
+    let calls = health::add(routes).into_axum_router().reset_fallback().layer(MapResponseLayer::new(pieces::unpacked));
+    calls.layer(gate::GateLayer { store: store.clone() }).layer(meter)
 }
 
 /// The store as the caller of a request may use it.

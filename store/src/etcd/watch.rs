@@ -3,7 +3,7 @@
 //! A session is one state machine polled by the transport: requests in, batches of its feed, answers out. Progress is sent only
 //! after everything it speaks of, in the same queue (I8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -94,6 +94,8 @@ struct Session {
     next_id: i64,
     progress: Interval,
     answers: Messages,
+    /// Of progress, up to which revision and for which watch: each after what it speaks of. Nothing else is done meanwhile.
+    reports: VecDeque<(i64, i64)>,
     /// The client asks for nothing more; its watches go on.
     half_closed: bool,
     /// What ends the stream, once the answers before it are sent.
@@ -128,6 +130,7 @@ impl Session {
             // Streams that were opened together do not report together.
             progress: clock::ticker(rng::jitter(interval, 0.1)),
             answers: Messages::default(),
+            reports: VecDeque::new(),
             half_closed: false,
             failure: None,
             over: false,
@@ -146,6 +149,10 @@ impl Session {
             if let Some(status) = self.failure.take() {
                 self.over = true;
                 return Some(Err(status));
+            }
+            if let Some(&(revision, watch_id)) = self.reports.front() {
+                self.report(revision, watch_id);
+                continue;
             }
             tokio::select! {
                 request = requests.message(), if !self.half_closed => match request {
@@ -169,7 +176,7 @@ impl Session {
             Some(RequestUnion::CancelRequest(cancel)) => self.cancel(cancel.watch_id),
             Some(RequestUnion::ProgressRequest(_)) => {
                 if let Some(revision) = self.feed.progress_of_all() {
-                    self.report(revision, NO_WATCH);
+                    self.reports.push_back((revision, NO_WATCH));
                 }
             }
             None => (),
@@ -255,8 +262,7 @@ impl Session {
         let mut next = Some((feed_id, batch));
         let mut bytes = 0;
         while let Some((feed_id, batch)) = next {
-            let size = |event: &Arc<Event>| limits::KV_OVERHEAD + values(event);
-            bytes += batch.as_ref().map_or(0, |batch| batch.events.iter().map(size).sum());
+            bytes += batch.as_ref().map_or(0, size);
             if let Err(status) = self.on_batch(feed_id, batch) {
                 self.failure = Some(status);
                 return;
@@ -305,15 +311,24 @@ impl Session {
         self.answers.push(answer, |_| ());
     }
 
-    /// Reports that everything up to `revision` was sent, after sending it.
+    /// Goes on with the first report: that everything up to its revision was sent comes after that.
     fn report(&mut self, revision: i64, watch_id: i64) {
-        while let Some((feed_id, batch)) = self.feed.next_within(revision) {
-            if self.on_batch(feed_id, batch).is_err() {
-                return; // stopping: the feed says so again
+        let mut bytes = 0;
+        while bytes < limits::WATCH_ANSWERS_BYTES {
+            let Some((feed_id, batch)) = self.feed.next_within(revision) else {
+                self.reports.pop_front();
+                if watch_id == NO_WATCH || self.slots.contains_key(&watch_id) {
+                    let header = self.store.header(revision);
+                    self.answer(&WatchResponse { header, watch_id, ..WatchResponse::default() });
+                }
+                return;
+            };
+            bytes += batch.as_ref().map_or(0, size);
+            if let Err(status) = self.on_batch(feed_id, batch) {
+                self.failure = Some(status);
+                return;
             }
         }
-        let header = self.store.header(revision);
-        self.answer(&WatchResponse { header, watch_id, ..WatchResponse::default() });
     }
 
     fn on_tick(&mut self) {
@@ -326,15 +341,18 @@ impl Session {
         }
         for (watch_id, feed_id) in due {
             if let Some(revision) = self.feed.progress(&[feed_id]) {
-                self.report(revision, watch_id);
+                self.reports.push_back((revision, watch_id));
             }
         }
     }
 }
 
-/// Bytes of the values an event carries.
-fn values(event: &Event) -> usize {
-    [&event.kv, &event.prev_kv].into_iter().flatten().map(|kv| kv.key.len() + kv.value.len()).sum()
+/// Bytes of a batch in an answer, about.
+fn size(batch: &WatchBatch) -> usize {
+    let values = |event: &Event| -> usize {
+        [&event.kv, &event.prev_kv].into_iter().flatten().map(|kv| kv.key.len() + kv.value.len()).sum()
+    };
+    batch.events.iter().map(|event| limits::KV_OVERHEAD + values(event)).sum()
 }
 
 fn filters(filters: &[i32]) -> Filters {

@@ -14,7 +14,7 @@ use pintle_proto::etcdserverpb::{
     AuthRoleDeleteRequest, AuthUserChangePasswordRequest, AuthUserDeleteRequest, PutRequest, RangeRequest,
     WatchCreateRequest, WatchRequest,
 };
-use pintle_proto::store_v1::Caller;
+use pintle_proto::store_v1::{Caller, Quota, UserQuota, quota};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -264,6 +264,19 @@ async fn every_call_is_judged_by_who_makes_it() {
     run(address, &u, "u", &[("lock/lock", json!({"name": b64("a")}), DENIED)]).await;
     // What is wrong with a request comes before who makes it.
     run(address, "", "nobody", &[("kv/range", json!({}), "etcdserver: key is not provided")]).await;
+}
+
+#[tokio::test]
+async fn a_limited_user_pays_for_what_is_encoded_where_it_is_read() {
+    let (local, address) = guarded().await;
+    let (root, u) = (login(address, "root", "r").await, login(address, "u", "p").await);
+    let large = json!({"key": b64("a"), "value": b64(&"x".repeat(90_000))});
+    run(address, &root, "root", &[("kv/put", large, "")]).await;
+    let quota = UserQuota { user: "u".to_owned(), requests: None, bytes: Some(20_000) };
+    local.store.set_quota(Quota { of: Some(quota::Of::User(quota)) }).await.unwrap();
+    let list = |refusal| ("kv/range", json!({"key": b64("a"), "range_end": b64("b")}), refusal);
+    run(address, &u, "u", &[list(""), list("etcdserver: too many requests")]).await;
+    run(address, &root, "root", &[list("")]).await;
 }
 
 #[tokio::test]

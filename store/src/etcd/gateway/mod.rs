@@ -213,8 +213,8 @@ async fn over_websocket(call: Call, headers: HeaderMap, known: Known, socket: We
     // A call with one request starts with its first message; the socket stays open for its answer.
     let body = match call.method.is_client_streaming() {
         true => Body::from_stream(objects),
-        false => match objects.next().await {
-            Some(Ok(object)) => {
+        false => match clock::timeout(limits::KEEP_ALIVE, objects.next()).await {
+            Ok(Some(Ok(object))) => {
                 rest = Some(objects);
                 Body::from(object)
             }
@@ -261,20 +261,23 @@ async fn answer(
     let mut ticker = clock::ticker(limits::KEEP_ALIVE);
     ticker.tick().await;
     loop {
-        let frame = tokio::select! {
+        let (told, frame) = tokio::select! {
             line = lines.next() => match line {
-                Some(Ok(line)) => Frame::Text(String::from_utf8_lossy(line.trim_ascii_end()).into_owned().into()),
+                Some(Ok(line)) => (true, Frame::Text(String::from_utf8_lossy(line.trim_ascii_end()).into_owned().into())),
                 Some(Err(_)) | None => break,
             },
             _ = ticker.tick() => {
                 if !heard.swap(false, Ordering::Relaxed) {
                     return; // not even an answer to the last ping
                 }
-                Frame::Ping(Bytes::new())
+                (false, Frame::Ping(Bytes::new()))
             }
         };
-        if sink.send(frame).await.is_err() {
-            return;
+        // While it waits nothing is heard; that it was taken is as good.
+        match clock::timeout(limits::KEEP_ALIVE, sink.send(frame)).await {
+            Ok(Ok(())) if told => heard.store(true, Ordering::Relaxed),
+            Ok(Ok(())) => (),
+            Ok(Err(_)) | Err(_) => return,
         }
     }
     // The peer may be gone already.
