@@ -190,6 +190,27 @@ fn watchers_that_never_read_take_bounded_memory_and_slow_nobody_else() {
     target.bears("deaf watchers", 256, |port| attack::deaf_watchers(port, 20, 20));
 }
 
+#[test]
+fn progress_asked_for_by_one_who_hardly_reads_takes_bounded_memory() {
+    let target = Target::start();
+    let before = target.memory();
+    let attack = attack::late_progress(target.port(), 1000);
+    attack.until_it_does_something();
+    // Less than a watcher's queue, and 3 GiB if all were encoded at once.
+    for number in 0..3 {
+        target.put("watched/0", vec![number; 1 << 20]).expect("put");
+    }
+    let looks = (0..60).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        target.memory()
+    });
+    let grown = looks.max().unwrap_or_default().saturating_sub(before);
+    println!("1000 watches of one key and a report of progress: {grown} MiB more");
+    assert!(grown < 256, "{grown} MiB more");
+    drop(attack);
+    assert!(target.put("watched/0", vec![9]).is_ok() && !target.store.log(0).contains("panicked"));
+}
+
 /// Transactions within each other.
 fn nested(depth: usize) -> TxnRequest {
     let mut txn = TxnRequest::default();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pintle_proto::etcdserverpb::watch_request::RequestUnion;
-use pintle_proto::etcdserverpb::{RangeRequest, WatchCreateRequest, WatchRequest};
+use pintle_proto::etcdserverpb::{RangeRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest};
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -293,5 +293,35 @@ pub fn deaf_watchers(port: u16, connections: usize, each: u32) -> Attack {
         let mut heads = [0; 4096];
         while stream.read(&mut heads).await? > 0 {}
         Ok(())
+    })
+}
+
+/// One stream of watches of one key, whose client takes little, and asks how far they are once there were events.
+pub fn late_progress(port: u16, watches: u32) -> Attack {
+    Attack::start(1, u64::from(watches), move |_, done| async move {
+        let mut stream = connect(port, Some(65_535)).await?;
+        let one = WatchCreateRequest { key: Bytes::from_static(b"watched/0"), ..WatchCreateRequest::default() };
+        let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(one)) }.encode_to_vec();
+        let progress = RequestUnion::ProgressRequest(WatchProgressRequest::default());
+        let progress = WatchRequest { request_union: Some(progress) }.encode_to_vec();
+        stream.write_all(&frame(HEADERS, END_HEADERS, 1, &call_head(WATCH))).await?;
+        for _ in 0..watches {
+            stream.write_all(&frame(DATA, 0, 1, &message(&create))).await?;
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stream.write_all(&frame(DATA, 0, 1, &message(&progress))).await?;
+        let mut events = vec![0; 64 << 10];
+        loop {
+            for of in [0, 1] {
+                stream.write_all(&frame(WINDOW_UPDATE, 0, of, &65_536u32.to_be_bytes())).await?;
+            }
+            let read = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut events));
+            if let Ok(read) = read.await
+                && read? == 0
+            {
+                return Ok(());
+            }
+        }
     })
 }
