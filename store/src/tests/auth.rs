@@ -270,7 +270,7 @@ async fn every_call_is_judged_by_who_makes_it() {
 async fn a_limited_user_pays_for_what_is_encoded_where_it_is_read() {
     let (local, address) = guarded().await;
     let (root, u) = (login(address, "root", "r").await, login(address, "u", "p").await);
-    let large = json!({"key": b64("a"), "value": b64(&"x".repeat(90_000))});
+    let large = json!({"key": b64("a"), "value": b64(&"x".repeat(30_000))});
     run(address, &root, "root", &[("kv/put", large, "")]).await;
     let quota = UserQuota { user: "u".to_owned(), requests: None, bytes: Some(20_000) };
     local.store.set_quota(Quota { of: Some(quota::Of::User(quota)) }).await.unwrap();
