@@ -6,12 +6,11 @@
 pub mod etcd;
 pub mod store;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use pintle_base::ports;
 use pintle_base::task::Group;
 use pintle_jepsen::writers::{self, Log};
 use serde_json::Value;
@@ -38,22 +37,9 @@ pub fn home() -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir().expect("make a home")
 }
 
-/// Ports that nobody listens on and that no other caller gets. They lie below those the system gives to outgoing connections, so that
-/// none is taken by one of these between here and the program it is for.
+/// Ports that nobody listens on and that no other caller gets.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    const FIRST: u32 = 15_000;
-    const COUNT: u32 = 16_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Test programs that run beside each other begin in different places.
-    let start = std::process::id().wrapping_mul(97);
-    let next = || FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(next)
-        .take(COUNT as usize)
-        .filter_map(|port| u16::try_from(port).ok())
-        .filter(is_free)
-        .take(count)
-        .collect()
+    std::iter::repeat_with(|| ports::free().expect("a free port")).take(count).collect()
 }
 
 /// Where `make setup` unpacks packages, one directory for each Debian suite.

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
-use pintle_base::clock;
+use pintle_base::{clock, ports};
 
 use super::network;
 use super::process::{Process, Program};
@@ -429,14 +429,10 @@ struct Ports {
 
 impl Ports {
     fn free(&mut self, preferred: u16) -> Result<SocketAddr> {
-        for port in [preferred, 0, 0, 0, 0, 0, 0, 0, 0] {
-            let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
-            let address = listener.local_addr().context("read the chosen port")?;
-            if !self.given.contains(&address.port()) {
-                self.given.push(address.port());
-                return Ok(address);
-            }
-        }
-        bail!("no free port on loopback near {preferred}")
+        let wanted = [preferred].into_iter().filter(|port| *port != 0 && ports::is_free(*port));
+        let mut found = wanted.chain(std::iter::from_fn(ports::free)).filter(|port| !self.given.contains(port));
+        let port = found.next().with_context(|| format!("no free port on loopback near {preferred}"))?;
+        self.given.push(port);
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 }

@@ -4,7 +4,7 @@
 pub mod authority;
 pub mod ledger;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ pub struct Cluster {
 
 /// A member's record, with a port nobody listens on.
 pub fn peer(id: u64) -> Peer {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("port").port();
+    let port = pintle_base::ports::free().expect("a free port");
     Peer {
         id,
         name: format!("server-{id}"),

@@ -1,6 +1,6 @@
 //! The store on real Raft: one member, its real log, TLS and etcd port, stopped and started again.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,9 +50,7 @@ fn key(key: &'static [u8]) -> RangeRequest {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_member_acknowledged_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = SocketAddr::from(([127, 0, 0, 1], pintle_base::ports::free().unwrap()));
     let tls = Authority::new().tls("one");
     tokio::time::timeout(DEADLINE, async {
         let running = start(dir.path(), address, tls.clone()).await;

@@ -4,16 +4,14 @@
 //! Always holds: processes and data are gone when a [`Cluster`] is dropped; only processes started here are ended, by id.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pintle_base::clock;
+use pintle_base::{clock, ports};
 use pintle_proto::etcdserverpb::kv_client::KvClient;
 use pintle_proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use pintle_proto::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
@@ -72,7 +70,8 @@ impl System {
 
     /// A cluster of `members` members with its data below `dir`, none of them started.
     pub fn place(&self, members: usize, dir: &Path) -> Result<Cluster> {
-        let ports = free_ports(members * 2)?;
+        let ports: Option<Vec<u16>> = std::iter::repeat_with(ports::free).take(members * 2).collect();
+        let ports = ports.context("no free ports")?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let peers: Vec<String> = (0..members).map(|at| format!("m{at}={}", url(ports[2 * at]))).collect();
         let mut cluster = Cluster { system: self.clone(), members: Vec::new(), leader: 0, dir: dir.to_owned() };
@@ -145,25 +144,6 @@ async fn run(command: &mut tokio::process::Command) -> Result<()> {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(())
-}
-
-/// Ports that nobody listens on, below those the system gives to outgoing connections: a member comes back to its own.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    const FIRST: u32 = 15_000;
-    const COUNT: u32 = 16_000;
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(97);
-    let next = || FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
-    let found: Vec<u16> = std::iter::repeat_with(next)
-        .take(COUNT as usize)
-        .filter_map(|port| u16::try_from(port).ok())
-        .filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .take(count)
-        .collect();
-    if found.len() < count {
-        bail!("no {count} free ports");
-    }
-    Ok(found)
 }
 
 struct Member {
