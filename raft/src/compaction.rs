@@ -29,6 +29,7 @@ pub fn start_compaction_threads() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pintle_base::priority::{niceness, own_niceness};
 
     #[test]
     fn a_database_opened_afterwards_compacts_below_everybody_else() {
@@ -37,16 +38,11 @@ mod tests {
         let db = rocksdb::DB::open_default(dir.path()).unwrap();
         let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten();
         let named = |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
-        let niceness = |task: &std::path::Path| {
-            let status = std::fs::read_to_string(task.join("stat")).unwrap();
-            let (_, rest) = status.rsplit_once(')').unwrap();
-            rest.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
-        };
         let low: Vec<_> = threads.map(|task| task.path()).filter(|task| named(task).trim() == "rocksdb:low").collect();
         assert!(low.len() >= 2, "{low:?}");
         // Who runs the tests below others may have no right to less.
-        let expected = niceness(std::path::Path::new("/proc/thread-self")).max(limits::COMPACTION_NICENESS);
-        assert!(low.iter().all(|task| niceness(task) == expected), "{low:?}");
+        let expected = own_niceness().unwrap().max(limits::COMPACTION_NICENESS);
+        assert!(low.iter().all(|task| niceness(task) == Some(expected)), "{low:?}");
         drop(db);
     }
 }
