@@ -6,7 +6,9 @@
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-pub use tokio::time::{Instant, Interval, MissedTickBehavior, error::Elapsed, interval, sleep, sleep_until, timeout};
+pub use tokio::time::{
+    Instant, Interval, MissedTickBehavior, error::Elapsed, interval, sleep, sleep_until, timeout, timeout_at,
+};
 
 static SIMULATED_EPOCH: OnceLock<(Instant, SystemTime)> = OnceLock::new();
 

@@ -48,6 +48,8 @@ pub(crate) struct Applying {
     state: Mutex<(Option<RaftLogId>, StoredMembership)>,
     /// Index after the last entry applied.
     next: watch::Sender<u64>,
+    /// Index of the last entry whose applying has begun: of what can be seen of the state, nothing is after it.
+    begun: AtomicU64,
     entries: AtomicU64,
     bytes: AtomicU64,
     policy: SnapshotPolicy,
@@ -69,6 +71,21 @@ impl Applying {
     /// Index after the last entry applied.
     pub fn next(&self) -> u64 {
         *self.next.borrow()
+    }
+
+    /// Index of the last entry applied, 0 if there is none.
+    pub fn last(&self) -> u64 {
+        self.next().saturating_sub(1)
+    }
+
+    /// Index of the last entry of which anything can be seen here, 0 if there is none.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Told of every entry applied.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.next.subscribe()
     }
 
     pub fn applied(&self) -> Option<RaftLogId> {
@@ -177,6 +194,7 @@ pub(crate) fn prepare(
     let state = recorded(&*machine)?;
     let applying = Arc::new(Applying {
         next: watch::Sender::new(next_index(state.0)),
+        begun: AtomicU64::new(next_index(state.0).saturating_sub(1)),
         state: Mutex::new(state),
         entries: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
@@ -325,6 +343,7 @@ impl Worker {
             }
         };
         let want = if let Payload::Commands(commands) = &payload { commands.len() } else { 0 };
+        self.applying.begun.fetch_max(id.index, Ordering::SeqCst);
         let replies = self.machine.apply(Committed { log_id: log_id(id), payload })?;
         if want != 0 && replies.len() != want {
             return Err(io::Error::other(format!("{} replies to {want} commands of entry {id}", replies.len())));
@@ -350,6 +369,7 @@ impl Worker {
     }
 
     fn install(&mut self, dir: &Temporary, meta: &SnapshotMeta) -> io::Result<()> {
+        self.applying.begun.fetch_max(meta.last_log_id.map_or(0, |id| id.index), Ordering::SeqCst);
         self.machine.install(dir.data())?;
         let state = recorded(&*self.machine)?;
         if state.0 != meta.last_log_id {

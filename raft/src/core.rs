@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use openraft::OptionalSend;
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use serde::{Deserialize, Serialize};
 
@@ -11,16 +12,59 @@ use crate::apply::Machine;
 use crate::machine::{LogId, Peer};
 use crate::snapshot::SnapshotDir;
 
-openraft::declare_raft_types!(
-    pub(crate) TypeConfig:
-        D = Batch,
-        R = Replies,
-        NodeId = u64,
-        Node = Record,
-        Term = u64,
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
-        AsyncRuntime = crate::runtime::Runtime,
-);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TypeConfig {}
+
+/// openraft's macro leaves no choice of a responder.
+impl openraft::RaftTypeConfig for TypeConfig {
+    type D = Batch;
+    type R = Replies;
+    type NodeId = u64;
+    type Node = Record;
+    type Term = u64;
+    type LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>;
+    type Vote = openraft::impls::Vote<Self::LeaderId>;
+    type Payload = openraft::EntryPayload<Batch, u64, Record>;
+    type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
+    type AsyncRuntime = crate::runtime::Runtime;
+    type Responder<T>
+        = Responder<T>
+    where
+        T: OptionalSend + 'static;
+    type Batch<T>
+        = openraft::impls::InlineBatch<T>
+    where
+        T: OptionalSend + 'static;
+    type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// Told the result of a write by whatever thread has it: the one that applies, if all went well. `None` if there will be none.
+pub(crate) struct Responder<T>(Option<Box<dyn FnOnce(Option<T>) + Send>>);
+
+impl<T> Responder<T> {
+    /// `tell` must not wait for anything.
+    pub fn new(tell: impl FnOnce(Option<T>) + Send + 'static) -> Self {
+        Self(Some(Box::new(tell)))
+    }
+
+    fn tell(&mut self, result: Option<T>) {
+        if let Some(tell) = self.0.take() {
+            tell(result);
+        }
+    }
+}
+
+impl<T: OptionalSend + 'static> openraft::raft::responder::Responder<TypeConfig, T> for Responder<T> {
+    fn on_complete(mut self, result: T) {
+        self.tell(Some(result));
+    }
+}
+
+impl<T> Drop for Responder<T> {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
 pub(crate) type Entry = EntryOf<TypeConfig>;

@@ -2,28 +2,55 @@
 //! one entry, so that an entry, and with it a synced write on every member, serves as many commands as possible whichever member they
 //! came by. A few entries are under way at once, and while they are, others gather.
 //!
-//! A batch keeps its order and is never divided: it is in one entry or in none, and has one answer.
+//! A batch keeps its order and is never divided: it is in one entry or in none, and has one answer. The thread that applied the entry gives
+//! it: for a batch of this member that is the way to its callers, and Raft's thread is not woken.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
-use openraft::impls::ProgressResponder;
-use pintle_base::clock;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use openraft::raft::ClientWriteResult;
+use parking_lot::Mutex;
+use pintle_base::clock::{self, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use crate::core::TypeConfig;
+use crate::core::{Responder, TypeConfig};
 use crate::limits;
 use crate::node::Node;
 use crate::propose::{Refused, not_leader};
 use crate::wire;
 
-type Answer = Result<Vec<Bytes>, Refused>;
+/// One reply for each command, in order.
+pub(crate) type Answer = Result<Vec<Bytes>, Refused>;
+
+/// Who is told the answer to a batch.
+pub(crate) enum Asker {
+    /// A task.
+    Waiting(oneshot::Sender<Answer>),
+    /// Called by whatever thread has the answer; it must not wait for anything.
+    Told(Box<dyn FnOnce(Answer) + Send>),
+}
+
+impl Asker {
+    fn has_gone(&self) -> bool {
+        matches!(self, Self::Waiting(sender) if sender.is_closed())
+    }
+
+    fn tell(self, answer: Answer) {
+        match self {
+            // Whoever does not listen any more has cancelled; the commands stand.
+            Self::Waiting(sender) => drop(sender.send(answer)),
+            Self::Told(tell) => tell(answer),
+        }
+    }
+}
 
 struct Batch {
     commands: Vec<Bytes>,
     bytes: usize,
-    answer: oneshot::Sender<Answer>,
+    asker: Asker,
 }
 
 /// Where batches are handed in.
@@ -40,7 +67,8 @@ pub(crate) fn channel() -> (Entries, Maker) {
 impl Maker {
     /// Makes entries of what waits until the node stops; then refuses what still waits.
     pub async fn run(mut self, node: Arc<Node>) {
-        let under_way = Arc::new(Semaphore::new(limits::ENTRIES_UNDER_WAY));
+        let room = Arc::new(Semaphore::new(limits::ENTRIES_UNDER_WAY));
+        let mut under_way = VecDeque::new();
         let mut carried = None;
         loop {
             let first = match carried.take() {
@@ -48,25 +76,41 @@ impl Maker {
                 None => tokio::select! {
                     biased;
                     () = node.stop.cancelled() => break,
-                    next = self.0.recv() => match next {
+                    next = expiring(&mut under_way, self.0.recv()) => match next {
                         Some(batch) => batch,
                         None => return,
                     },
                 },
             };
-            let Ok(permit) = Arc::clone(&under_way).acquire_owned().await else { return };
-            node.wait_until_applied_enough().await;
+            let room = expiring(&mut under_way, Arc::clone(&room).acquire_owned());
+            let Ok(permit) = room.await else { return };
+            expiring(&mut under_way, node.wait_until_applied_enough()).await;
             let (batches, next) = gather(&mut self.0, first);
             carried = next;
-            let node = Arc::clone(&node);
-            tokio::spawn(async move {
-                make(&node, batches).await;
-                drop(permit);
-            });
+            let entry = propose(&node, batches, permit).await;
+            under_way.push_back((clock::now() + limits::COMMIT_TIMEOUT, entry));
         }
         self.0.close();
         while let Some(batch) = carried.take().or_else(|| self.0.try_recv().ok()) {
-            let _ = batch.answer.send(Err(Refused::Stopped));
+            batch.asker.tell(Err(Refused::Stopped));
+        }
+    }
+}
+
+/// Waits for `done`, and meanwhile gives up entries whose time is over.
+async fn expiring<T>(under_way: &mut VecDeque<(Instant, Arc<Entry>)>, done: impl Future<Output = T>) -> T {
+    let mut done = std::pin::pin!(done);
+    loop {
+        while under_way.front().is_some_and(|(_, entry)| entry.is_settled()) {
+            under_way.pop_front();
+        }
+        let Some((until, entry)) = under_way.front() else { return done.await };
+        tokio::select! {
+            biased;
+            result = &mut done => return result,
+            () = clock::sleep_until(*until) => {
+                entry.settle(Err(Refused::Unknown(format!("not committed within {:?}", limits::COMMIT_TIMEOUT))));
+            }
         }
     }
 }
@@ -76,8 +120,8 @@ fn gather(queue: &mut mpsc::Receiver<Batch>, first: Batch) -> (Vec<Batch>, Optio
     let (mut commands, mut bytes) = (first.commands.len(), first.bytes);
     let mut batches = vec![first];
     while let Ok(next) = queue.try_recv() {
-        if next.answer.is_closed() {
-            continue; // whoever asked has gone, and nothing was done yet
+        if next.asker.has_gone() {
+            continue; // nothing was done yet
         }
         commands += next.commands.len();
         bytes += next.bytes;
@@ -89,18 +133,90 @@ fn gather(queue: &mut mpsc::Receiver<Batch>, first: Batch) -> (Vec<Batch>, Optio
     (batches, None)
 }
 
-/// Has one entry made and answers its batches.
-async fn make(node: &Node, batches: Vec<Batch>) {
-    let mut waiting = Vec::with_capacity(batches.len());
+/// What is proposed as one entry and has no answer yet.
+struct Entry {
+    asked: Mutex<Option<Asked>>,
+    /// openraft's core has it.
+    taken: AtomicBool,
+    /// There will be no answer from it.
+    lost: AtomicBool,
+}
+
+/// Who asked for an entry, with the number of their commands.
+struct Asked {
+    batches: Vec<(usize, Asker)>,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Entry {
+    fn new(asked: Asked) -> Self {
+        let (taken, lost) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { asked: Mutex::new(Some(asked)), taken, lost }
+    }
+
+    /// The responder's word. That there will be no answer means that nobody knows the outcome, but only if the core had taken the entry.
+    fn answered(&self, result: Option<ClientWriteResult<TypeConfig>>) {
+        match result {
+            Some(result) => self.settle(answer(result)),
+            None => {
+                self.lost.store(true, Ordering::SeqCst);
+                self.settle_if_lost();
+            }
+        }
+    }
+
+    /// Whether the core took it.
+    fn handed_over(&self, taken: bool) {
+        if !taken {
+            return self.settle(Err(Refused::Stopped));
+        }
+        self.taken.store(true, Ordering::SeqCst);
+        self.settle_if_lost();
+    }
+
+    fn settle_if_lost(&self) {
+        if self.taken.load(Ordering::SeqCst) && self.lost.load(Ordering::SeqCst) {
+            self.settle(Err(Refused::Unknown("raft stopped before it answered".to_owned())));
+        }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.asked.lock().is_none()
+    }
+
+    /// Answers the batches. The first answer counts.
+    fn settle(&self, answer: Answer) {
+        let Some(Asked { batches, permit }) = self.asked.lock().take() else { return };
+        drop(permit); // the next entry need not wait until all are told
+        let answers = divide(answer, batches.iter().map(|(count, _)| *count));
+        for ((_, asker), answer) in batches.into_iter().zip(answers) {
+            asker.tell(answer);
+        }
+    }
+}
+
+/// Proposes batches as one entry. Whoever applies it tells the askers.
+async fn propose(node: &Node, batches: Vec<Batch>, permit: OwnedSemaphorePermit) -> Arc<Entry> {
     let mut commands = Vec::with_capacity(batches.iter().map(|batch| batch.commands.len()).sum());
+    let mut asked = Asked { batches: Vec::with_capacity(batches.len()), permit };
     for batch in batches {
-        waiting.push((batch.commands.len(), batch.answer));
+        asked.batches.push((batch.commands.len(), batch.asker));
         commands.extend(batch.commands);
     }
-    let answers = divide(write(node, commands).await, waiting.iter().map(|(count, _)| *count));
-    for ((_, answer), replies) in waiting.into_iter().zip(answers) {
-        // Whoever does not listen any more has cancelled; the commands stand.
-        let _ = answer.send(replies);
+    let entry = Arc::new(Entry::new(asked));
+    let settling = Arc::clone(&entry);
+    let responder = Responder::new(move |result| settling.answered(result));
+    let handed = node.raft.client_write_ff(wire::encode_batch(commands), Some(responder)).await;
+    entry.handed_over(handed.is_ok());
+    entry
+}
+
+/// What a result of openraft says.
+fn answer(result: ClientWriteResult<TypeConfig>) -> Answer {
+    match result {
+        Ok(response) => Ok(response.data.0),
+        Err(ClientWriteError::ForwardToLeader(forward)) => Err(not_leader(&forward)),
+        Err(error) => Err(Refused::Unknown(error.to_string())),
     }
 }
 
@@ -119,30 +235,24 @@ fn divide(answer: Answer, counts: impl Iterator<Item = usize> + Clone) -> Vec<An
     counts.map(|_| Err(refused.clone())).collect()
 }
 
-/// Proposes `commands` as one entry, here.
-async fn write(node: &Node, commands: Vec<Bytes>) -> Answer {
-    let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
-    let batch = wire::encode_batch(commands);
-    node.raft.client_write_ff(batch, Some(responder)).await.map_err(|_| Refused::Stopped)?;
-    match clock::timeout(limits::COMMIT_TIMEOUT, answer).await {
-        Ok(Ok(Ok(response))) => Ok(response.data.0),
-        Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(not_leader(&forward)),
-        Ok(Ok(Err(error))) => Err(Refused::Unknown(error.to_string())),
-        Ok(Err(_)) => Err(Refused::Unknown("raft stopped before it answered".to_owned())),
-        Err(_) => Err(Refused::Unknown(format!("not committed within {:?}", limits::COMMIT_TIMEOUT))),
-    }
-}
-
 impl Node {
-    /// Has a batch of commands proposed, if this member leads. One reply for each, in order.
-    pub async fn propose_as_leader(&self, commands: Vec<Bytes>) -> Answer {
+    /// Has a batch of commands proposed, if this member leads.
+    pub async fn hand_in(&self, commands: Vec<Bytes>, asker: Asker) {
         if self.is_stopping() {
-            return Err(Refused::NotLeader(None));
+            return asker.tell(Err(Refused::NotLeader(None)));
         }
         let bytes = commands.iter().map(Bytes::len).sum();
-        let (answer, replies) = oneshot::channel();
-        self.leading.entries.0.send(Batch { commands, bytes, answer }).await.map_err(|_| Refused::Stopped)?;
-        replies.await.unwrap_or_else(|_| Err(Refused::Unknown("raft stopped before it answered".to_owned())))
+        let handed = self.leading.entries.0.send(Batch { commands, bytes, asker }).await;
+        if let Err(mpsc::error::SendError(batch)) = handed {
+            batch.asker.tell(Err(Refused::Stopped));
+        }
+    }
+
+    /// [`Node::hand_in`] for a task that waits for the answer.
+    pub async fn propose_as_leader(&self, commands: Vec<Bytes>) -> Answer {
+        let (asker, answer) = oneshot::channel();
+        self.hand_in(commands, Asker::Waiting(asker)).await;
+        answer.await.unwrap_or_else(|_| Err(Refused::Unknown("raft stopped before it answered".to_owned())))
     }
 }
 
@@ -169,6 +279,60 @@ mod tests {
         assert_eq!(divide(Ok(vec![reply("a")]), [1, 1].into_iter()), [unknown.clone(), unknown]);
     }
 
+    fn asked(batches: Vec<(usize, Asker)>) -> Arc<Entry> {
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a permit");
+        Arc::new(Entry::new(Asked { batches, permit }))
+    }
+
+    #[test]
+    fn the_first_answer_counts_and_a_responder_that_is_dropped_is_one() {
+        let (sender, mut first) = oneshot::channel();
+        let told = Arc::new(Mutex::new(None));
+        let tell = Arc::clone(&told);
+        let second = Asker::Told(Box::new(move |answer| *tell.lock() = Some(answer)));
+        let entry = asked(vec![(1, Asker::Waiting(sender)), (1, second)]);
+        entry.settle(Ok(vec![reply("a"), reply("b")]));
+        entry.settle(Err(Refused::Stopped));
+        assert_eq!(first.try_recv(), Ok(Ok(vec![reply("a")])));
+        assert_eq!(told.lock().take(), Some(Ok(vec![reply("b")])));
+
+        // The core drops a responder that it never took, one that it had taken, and one that it takes this moment.
+        for (taken, dropped_first) in [(false, true), (true, false), (true, true)] {
+            let (sender, mut lost) = oneshot::channel();
+            let entry = asked(vec![(1, Asker::Waiting(sender))]);
+            let settling = Arc::clone(&entry);
+            let responder = Responder::new(move |result| settling.answered(result));
+            if dropped_first {
+                drop(responder);
+                assert!(!entry.is_settled());
+                entry.handed_over(taken);
+            } else {
+                entry.handed_over(taken);
+                assert!(!entry.is_settled());
+                drop(responder);
+            }
+            match lost.try_recv() {
+                Ok(Err(Refused::Unknown(_))) => assert!(taken),
+                Ok(Err(Refused::Stopped)) => assert!(!taken),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_is_not_applied_in_time_is_given_up_while_others_are_waited_for() {
+        let (sender, late) = oneshot::channel();
+        let (gone, _) = oneshot::channel();
+        let (settled, entry) = (asked(vec![(1, Asker::Waiting(gone))]), asked(vec![(1, Asker::Waiting(sender))]));
+        settled.settle(Ok(vec![reply("a")]));
+        let began = clock::now();
+        let mut under_way: VecDeque<_> =
+            [settled, entry].map(|entry| (clock::now() + limits::COMMIT_TIMEOUT, entry)).into();
+        expiring(&mut under_way, clock::sleep(limits::COMMIT_TIMEOUT * 2)).await;
+        assert_eq!((under_way.len(), began.elapsed()), (0, limits::COMMIT_TIMEOUT * 2));
+        assert!(matches!(late.await, Ok(Err(Refused::Unknown(reason))) if reason.starts_with("not committed within")));
+    }
+
     #[test]
     fn an_entry_takes_whole_batches_up_to_its_bounds_and_none_that_nobody_waits_for() {
         let (Entries(sender), Maker(mut queue)) = channel();
@@ -176,14 +340,14 @@ mod tests {
         let mut batch = |commands: usize| {
             let (answer, listener) = oneshot::channel();
             listening.push(listener);
-            Batch { commands: vec![reply("x"); commands], bytes: commands, answer }
+            Batch { commands: vec![reply("x"); commands], bytes: commands, asker: Asker::Waiting(answer) }
         };
         let first = batch(1);
         for commands in [limits::BATCH_COMMANDS - 2, 2, 3] {
             sender.try_send(batch(commands)).expect("room");
         }
         let (gone, _) = oneshot::channel();
-        sender.try_send(Batch { commands: vec![reply("gone")], bytes: 4, answer: gone }).expect("room");
+        sender.try_send(Batch { commands: vec![reply("gone")], bytes: 4, asker: Asker::Waiting(gone) }).expect("room");
         let counts = |batches: &[Batch]| batches.iter().map(|batch| batch.commands.len()).collect::<Vec<_>>();
         let (batches, carried) = gather(&mut queue, first);
         assert_eq!(counts(&batches), [1, limits::BATCH_COMMANDS - 2]);

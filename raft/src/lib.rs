@@ -14,6 +14,7 @@ mod apply;
 mod bootstrap;
 mod codec;
 mod compaction;
+mod confirm;
 mod core;
 mod describe;
 mod entries;

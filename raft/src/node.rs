@@ -98,7 +98,7 @@ impl Node {
     ) -> Self {
         let Place { data_dir, identity, founders, given, lease, callers } = place;
         let unknown = Status { joining: identity.joining, ..Status::default() };
-        let first = status(&raft.metrics().borrow_watched(), &unknown, lease);
+        let first = status(&raft.metrics().borrow_watched(), applying.last(), &unknown, lease);
         Self {
             raft,
             links,
@@ -143,15 +143,13 @@ impl Node {
             status.last_log = metrics.last_log.map_or(0, |id| id.index);
             status.committed = metrics.local_committed.map_or(0, |id| id.index);
         }
-        status.applied = self.applying.next().saturating_sub(1);
+        status.applied = self.applying.last();
         status
     }
 
     /// The status by openraft's newest word, not by what was published last.
     pub fn fresh(&self) -> Status {
-        let mut fresh = status(&self.raft.metrics().borrow_watched(), &self.status.borrow(), self.lease);
-        fresh.applied = self.applying.next().saturating_sub(1);
-        fresh
+        status(&self.raft.metrics().borrow_watched(), self.applying.last(), &self.status.borrow(), self.lease)
     }
 
     /// The newest vote on stable storage; `None` also if the log is closed.
@@ -293,8 +291,7 @@ impl Node {
             return false;
         }
         self.status.send_if_modified(|current| {
-            let mut new = status(&metrics, current, self.lease);
-            new.applied = self.applying.next().saturating_sub(1); // openraft's word is ahead of it
+            let new = status(&metrics, self.applying.last(), current, self.lease);
             if (current.role, current.term, current.leader) != (new.role, new.term, new.leader) {
                 tracing::info!(role = ?new.role, term = new.term, leader = new.leader, "raft role");
             }

@@ -20,6 +20,7 @@ use pintle_proto::raft_v1::refusal::Reason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::core::TypeConfig;
+use crate::entries::{Answer, Asker};
 use crate::limits;
 use crate::node::Node;
 use crate::transport::client::was_not_sent;
@@ -330,9 +331,10 @@ impl Batcher {
             while let Ok(next) = self.queue.try_recv() {
                 self.waiting.add(next);
             }
-            let batch = self.waiting.batch();
-            if !batch.is_empty() {
-                tokio::spawn(dispatch(Arc::clone(&node), batch, permit));
+            let proposals = self.waiting.batch();
+            if !proposals.is_empty() {
+                let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit };
+                tokio::spawn(dispatch(Arc::clone(&node), batch));
             }
         }
         self.queue.close();
@@ -343,55 +345,85 @@ impl Batcher {
     }
 }
 
-/// Gets one batch proposed and answers its commands. Holds its place in flight until then.
-async fn dispatch(node: Arc<Node>, batch: Vec<Proposal>, _permit: OwnedSemaphorePermit) {
-    let commands: Vec<Bytes> = batch.iter().map(|proposal| proposal.command.clone()).collect();
-    let result = propose(&node, commands).await;
-    match result {
-        Ok(replies) if replies.len() == batch.len() => {
-            node.callers.spawn(async move {
-                for (proposal, reply) in batch.into_iter().zip(replies) {
-                    // Whoever does not listen any more has cancelled; the command stands.
-                    let _ = proposal.reply.send(reply);
-                }
-            });
+/// A batch until it has an answer.
+struct InFlight {
+    proposals: Vec<Proposal>,
+    /// Until when a leader is looked for.
+    deadline: Instant,
+    permit: OwnedSemaphorePermit,
+}
+
+impl InFlight {
+    fn commands(&self) -> Vec<Bytes> {
+        self.proposals.iter().map(|proposal| proposal.command.clone()).collect()
+    }
+
+    /// Whoever does not listen any more has cancelled; the commands stand.
+    fn answer(self, node: &Node, replies: Replies) {
+        let Self { proposals, permit, .. } = self;
+        drop(permit);
+        if replies.len() != proposals.len() {
+            let reason = format!("{} replies to {} commands", replies.len(), proposals.len());
+            return refuse_all(proposals, &ProposeError::Unknown { reason });
         }
-        Ok(replies) => {
-            let reason = format!("{} replies to {} commands", replies.len(), batch.len());
-            refuse_all(batch, &ProposeError::Unknown { reason });
-        }
-        Err(error) => refuse_all(batch, &error),
+        node.callers.spawn(async move {
+            for (proposal, reply) in proposals.into_iter().zip(replies) {
+                let _ = proposal.reply.send(reply);
+            }
+        });
     }
 }
 
-fn refuse_all(batch: Vec<Proposal>, error: &ProposeError) {
-    for proposal in batch {
+fn refuse_all(proposals: Vec<Proposal>, error: &ProposeError) {
+    for proposal in proposals {
         let _ = proposal.reply.send(Err(error.clone()));
     }
 }
 
-/// Tries until there is an answer, or it cannot be known what happened, or no leader appears in time.
-async fn propose(node: &Node, commands: Vec<Bytes>) -> Result<Replies, ProposeError> {
-    let deadline = clock::now() + limits::LEADER_WAIT;
+/// Gets one batch proposed and its commands answered. Tries until there is an answer, or it cannot be known what happened, or no leader
+/// appears in time.
+async fn dispatch(node: Arc<Node>, batch: InFlight) {
     loop {
         let refused = match node.leader() {
-            Some(leader) if leader == node.me().id => match node.propose_as_leader(commands.clone()).await {
-                Ok(replies) => return Ok(replies.into_iter().map(Ok).collect()),
-                Err(refused) => refused,
-            },
-            Some(leader) => match forward(node, leader, commands.clone()).await {
-                Ok(replies) => return Ok(replies),
+            Some(leader) if leader == node.me().id => {
+                let (commands, runtime) = (batch.commands(), tokio::runtime::Handle::current());
+                let answering = Arc::clone(&node);
+                let told = move |answer| answered(answering, &runtime, batch, answer);
+                return node.hand_in(commands, Asker::Told(Box::new(told))).await;
+            }
+            Some(leader) => match forward(&node, leader, batch.commands()).await {
+                Ok(replies) => return batch.answer(&node, replies),
                 Err(refused) => refused,
             },
             None => Refused::NotLeader(None),
         };
-        match refused {
-            Refused::NotLeader(_) => wait_for_leader(node, deadline).await?,
-            Refused::Overloaded => return Err(ProposeError::Overloaded),
-            Refused::Stopped => return Err(ProposeError::Stopped),
-            Refused::Invalid(reason) | Refused::Unhealthy(reason) | Refused::Unknown(reason) => {
-                return Err(ProposeError::Unknown { reason });
+        if let Err(error) = again(&node, refused, batch.deadline).await {
+            return refuse_all(batch.proposals, &error);
+        }
+    }
+}
+
+/// This member's own answer to a batch: told by the thread that applied it.
+fn answered(node: Arc<Node>, runtime: &tokio::runtime::Handle, batch: InFlight, answer: Answer) {
+    match answer {
+        Ok(replies) => batch.answer(&node, replies.into_iter().map(Ok).collect()),
+        Err(refused) => drop(runtime.spawn(async move {
+            match again(&node, refused, batch.deadline).await {
+                Ok(()) => dispatch(node, batch).await,
+                Err(error) => refuse_all(batch.proposals, &error),
             }
+        })),
+    }
+}
+
+/// Waits until it is worth while to try again what was refused; an error if it is not.
+async fn again(node: &Node, refused: Refused, deadline: Instant) -> Result<(), ProposeError> {
+    match refused {
+        Refused::NotLeader(_) => wait_for_leader(node, deadline).await,
+        Refused::Overloaded => Err(ProposeError::Overloaded),
+        Refused::Stopped => Err(ProposeError::Stopped),
+        Refused::Invalid(reason) | Refused::Unhealthy(reason) | Refused::Unknown(reason) => {
+            Err(ProposeError::Unknown { reason })
         }
     }
 }

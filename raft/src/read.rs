@@ -1,21 +1,19 @@
 //! Linearizable reads by read index (D6): one round at a time, and everything that arrived before a round began is released
-//! by it. A member asks the leader, and the leader has its leadership confirmed by a quorum, once for all members that asked
-//! before the confirmation began. Then the caller waits until its own member has applied that much.
+//! by it. A member asks the leader, and the leader makes sure that nobody has followed it, once for all members that asked
+//! before it began ([`crate::confirm`]). Then the caller waits until its own member has applied that much.
 //!
 //! A round costs messages to every member, however many reads it serves: under load a round waits for three quarters as many
 //! reads as the last one had, for a moment at most.
 
 use std::sync::Arc;
 
-use openraft::ReadPolicy;
-use openraft::errors::{LinearizableReadError, RaftError};
 use pintle_base::clock;
 use pintle_proto::raft_v1::answer::Outcome;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::limits;
 use crate::node::Node;
-use crate::propose::{Refused, not_leader, refused};
+use crate::propose::{Refused, refused};
 
 /// Why no read index was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -172,14 +170,5 @@ impl Node {
         let (asker, answer) = oneshot::channel();
         self.leading.confirmations.0.send(asker).await.map_err(|_| Refused::Stopped)?;
         answer.await.unwrap_or(Err(Refused::Stopped))
-    }
-
-    async fn confirm(&self) -> Result<u64, Refused> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(not_leader(&forward)),
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(Refused::NotLeader(None)),
-            Err(RaftError::Fatal(_)) => Err(Refused::Stopped),
-        }
     }
 }

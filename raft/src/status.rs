@@ -62,9 +62,9 @@ impl Status {
     }
 }
 
-/// Derives the status from openraft's metrics. `lease` is how long a leader may go without hearing from a quorum before it
-/// must not call itself one.
-pub(crate) fn status(metrics: &RaftMetrics<TypeConfig>, previous: &Status, lease: Duration) -> Status {
+/// Derives the status from openraft's metrics, and from how far is applied: openraft's word is ahead of that. `lease` is how long a leader
+/// may go without hearing from a quorum before it must not call itself one.
+pub(crate) fn status(metrics: &RaftMetrics<TypeConfig>, applied: u64, previous: &Status, lease: Duration) -> Status {
     let membership = metrics.membership_config.membership();
     let voters: Vec<u64> = membership.voter_ids().collect();
     let peers: Vec<PeerStatus> =
@@ -89,7 +89,7 @@ pub(crate) fn status(metrics: &RaftMetrics<TypeConfig>, previous: &Status, lease
         joining: previous.joining,
         last_log: metrics.last_log_index.unwrap_or(0),
         committed: metrics.local_committed.map_or(0, |id| id.index),
-        applied: metrics.last_applied.map_or(0, |id| id.index),
+        applied,
         snapshot: metrics.snapshot.map_or(0, |id| id.index),
         purged: metrics.purged.map_or(0, |id| id.index),
         peers,

@@ -269,6 +269,23 @@ async fn a_wiped_member_does_not_vote_until_it_has_caught_up() {
     cluster.stop().await;
 }
 
+/// The leader cannot do without the wiped member's word, which it gives before it votes: else neither could ever read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_members_comes_back_without_its_disk() {
+    let mut cluster = Cluster::start(2).await;
+    let leader = cluster.leader().await;
+    cluster.members[leader].propose("kept").await;
+    let wiped = 1 - leader;
+    cluster.members[wiped].kill().await;
+    std::fs::remove_dir_all(&cluster.members[wiped].options.data_dir).expect("wipe");
+    cluster.members[wiped].start().await;
+    for member in &cluster.members {
+        assert_eq!(member.read().await, ["kept"]);
+    }
+    eventually("it is admitted", || !cluster.members[wiped].handle().status().joining).await;
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_nothing_is_acknowledged() {
     let mut cluster = Cluster::start(3).await;

@@ -27,6 +27,7 @@ mod world;
 
 use std::time::Duration;
 
+use crate::propose::Refused;
 use run::{Report, crashes, random, simulate, simulate_members};
 
 /// Seeds of each of the tests below, which run beside each other.
@@ -123,6 +124,38 @@ fn a_wiped_member_does_not_help_an_old_leader_to_undo_what_a_newer_one_acknowled
             assert!(!undone, "the wiped member helped the old leader");
             cluster.member(new).start().await;
             assert!(cluster.append(&at(wiped), "after".to_owned(), second * 30).await, "it takes part again");
+            cluster.settle().await
+        });
+        assert_eq!(report.violations, [""; 0], "seed {seed}");
+    }
+}
+
+/// A leader that was cut off does not know that it was replaced: what makes it sure of itself is what the others say when it asks, and none
+/// of them speaks for it who may have forgotten a vote.
+#[test]
+fn a_leader_that_was_replaced_is_confirmed_by_nobody() {
+    log();
+    for seed in 0..SEEDS {
+        let report = simulate(seed, |cluster| async move {
+            let second = Duration::from_secs(1);
+            let old = cluster.leader_within(second * 30, |_| true).await.expect("a leader");
+            let at = |id: u64| cluster.member(id).running().expect("it runs");
+            assert!(cluster.append(&at(old), "before".to_owned(), second * 10).await);
+            let index = at(old).node.confirm().await.expect("it leads");
+            assert!(index >= at(old).node.applying.last(), "seed {seed}");
+            cluster.net.isolate(old, cluster.others(old));
+            let new = cluster.leader_within(second * 30, |leader| leader != old).await.expect("a leader");
+            assert!(cluster.append(&at(new), "acknowledged".to_owned(), second * 10).await);
+            assert_eq!(at(old).node.confirm().await, Err(Refused::NotLeader(None)), "seed {seed}: cut off");
+
+            let wiped = cluster.others(old).find(|other| *other != new).expect("a third");
+            cluster.restart(wiped, second / 10, true).await;
+            assert!(at(wiped).node.newest_term().is_err(), "seed {seed}: it may have forgotten its vote");
+            let acknowledged = at(new).node.applying.last();
+            cluster.net.heal();
+            if let Ok(index) = at(old).node.confirm().await {
+                assert!(index >= acknowledged, "seed {seed}: {index} is before {acknowledged}");
+            }
             cluster.settle().await
         });
         assert_eq!(report.violations, [""; 0], "seed {seed}");

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -22,7 +23,7 @@ use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::answer::Outcome;
 use pintle_proto::raft_v1::ask::Question;
 use pintle_proto::raft_v1::consensus_client::ConsensusClient;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::body::Body;
@@ -33,6 +34,7 @@ use tower::util::BoxCloneSyncService;
 
 use super::Me;
 use super::exchange::Exchange;
+use super::outgoing::outgoing;
 use super::tls::{self, Calling, ConnectError};
 use crate::core::{Record, Snapshot, TypeConfig, Vote};
 use crate::limits;
@@ -74,11 +76,16 @@ pub(crate) struct Links {
     links: Mutex<HashMap<u64, Arc<Link>>>,
     /// By member, where the snapshot ends that it is being sent, or was sent last.
     snapshots: Mutex<HashMap<u64, u64>>,
+    /// The last entry that any member was told to be committed.
+    told: AtomicU64,
+    /// Somebody waits for what its member knows to be committed.
+    hurry: Arc<Notify>,
 }
 
 impl Links {
     pub fn new(me: Me, dial: Dial) -> Self {
-        Self { me, dial, links: Mutex::default(), snapshots: Mutex::default() }
+        let (told, hurry) = (AtomicU64::new(0), Arc::default());
+        Self { me, dial, links: Mutex::default(), snapshots: Mutex::default(), told, hurry }
     }
 
     /// The connections to a peer; new ones if its name or address changed.
@@ -118,6 +125,22 @@ impl Links {
     /// The last entry that a member has, or will have once it has taken over the snapshot it is being sent.
     pub fn snapshot_of(&self, id: u64) -> Option<u64> {
         self.snapshots.lock().get(&id).copied()
+    }
+
+    /// The last entry that another member may know from this one to be committed.
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::SeqCst)
+    }
+
+    /// Tells followers at once how far is committed, if that waits for the next entry.
+    pub fn hurry(&self) {
+        self.hurry.notify_waiters();
+    }
+
+    /// An append as a message. What it says to be committed counts as told.
+    fn append(&self, header: Option<pb::Header>, request: AppendEntriesRequest<TypeConfig>) -> pb::AppendRequest {
+        self.told.fetch_max(request.leader_commit.map_or(0, |id| id.index), Ordering::SeqCst);
+        wire::to_append(header, request)
     }
 
     fn newest(&self, id: u64) -> Option<Arc<Link>> {
@@ -178,6 +201,15 @@ impl Link {
 
     pub async fn read_index(&self) -> Result<Option<Outcome>, Status> {
         self.ask(limits::FORWARD_TIMEOUT, Question::ReadIndex(pb::Blank {})).await
+    }
+
+    /// The newest term in which the peer may have voted, of the moment it answers.
+    pub async fn newest_term(&self, limit: Duration) -> Result<u64, Status> {
+        match self.ask(limit, Question::NewestTerm(pb::Blank {})).await? {
+            Some(Outcome::Term(term)) => Ok(term),
+            Some(Outcome::Failed(reason)) => Err(Status::unavailable(reason)),
+            _ => Err(Status::internal("the answer about a term makes no sense")),
+        }
     }
 
     async fn heartbeat(&self, limit: Duration, append: pb::AppendRequest) -> Result<pb::AppendResponse, Status> {
@@ -307,17 +339,14 @@ impl Network {
         self.links.newest(self.id).unwrap_or_else(|| Arc::clone(&self.first))
     }
 
-    /// One bidirectional stream. It ends after some requests or seconds, and openraft opens the next: while one is open,
-    /// everything after its first entry counts as in use and the log is not purged.
+    /// One bidirectional stream ([`super::outgoing`] says when it ends). Its first message has the header for all of them.
     async fn pipeline<S>(&mut self, input: S) -> Result<AppendResults<'static>, RpcError>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
-        let header = self.link().header();
-        let requests = input
-            .map(move |request| wire::to_append(Some(header.clone()), request))
-            .take(limits::STREAM_REQUESTS)
-            .take_until(Box::pin(clock::sleep(limits::STREAM_AGE)));
+        let (mut header, links) = (Some(self.link().header()), Arc::clone(&self.links));
+        let requests = outgoing(input, Arc::clone(&self.links.hurry));
+        let requests = requests.map(move |request| links.append(header.take(), request));
         let mut bulk = self.link().bulk.clone();
         let limit = limits::CONNECT_TIMEOUT + limits::PING_TIMEOUT;
         let answers = match within(limit, bulk.append(requests)).await {
@@ -347,7 +376,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let previous = rpc.prev_log_id;
         let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
         let link = self.link();
-        let request = wire::to_append(None, rpc);
+        let request = self.links.append(None, rpc);
         let answer = link.heartbeat(option.hard_ttl(), request).await.map_err(|status| unreachable(&status))?;
         match wire::from_appended(answer).map_err(|error| nonsense(&error))? {
             Ok(matched) if matched == last => Ok(AppendEntriesResponse::Success),

@@ -11,6 +11,7 @@
 
 pub(crate) mod client;
 mod exchange;
+mod outgoing;
 pub(crate) mod server;
 mod tls;
 

@@ -136,9 +136,14 @@ impl Consensus for Service {
         // A request that is refused ends the input; the reason follows the answers to those before it.
         let refused: Arc<Mutex<Option<Status>>> = Arc::default();
         let refusal = Arc::clone(&refused);
+        let mut is_known = false;
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
             let checked = request.and_then(|request| {
-                node.check_header(request.header.as_ref(), &peer)?;
+                // The first message speaks for those after it, unless they say something else.
+                if !is_known || request.header.is_some() {
+                    node.check_header(request.header.as_ref(), &peer)?;
+                    is_known = true;
+                }
                 wire::from_append(request).map_err(invalid)
             });
             checked.map_err(|status| *refusal.lock() = Some(status)).ok()
@@ -259,8 +264,15 @@ async fn answer(
             Ok(replies) => to_messages(replies).into_iter().map(Outcome::Replies).collect(),
             Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
         },
+        Question::NewestTerm(pb::Blank {}) => match node.newest_term() {
+            Ok(term) => vec![Outcome::Term(term)],
+            Err(status) => vec![Outcome::Failed(status.message().to_owned())],
+        },
         Question::ReadIndex(pb::Blank {}) => match node.read_index_as_leader().await {
-            Ok(index) => vec![Outcome::Index(index)],
+            Ok(index) => {
+                node.links.hurry(); // the asker waits until it has applied that much
+                vec![Outcome::Index(index)]
+            }
             Err(refused) => vec![Outcome::Refusal(refusal(&refused))],
         },
     };
