@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use pintle_store::auth::{JwtOptions, TokenOptions};
+use pintle_store::etcd::Http2;
 use pintle_store::{AuditOptions, AutoCompaction};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -102,6 +103,7 @@ pub struct Config {
     pub tokens: TokenOptions,
     pub bcrypt_cost: u32,
     pub audit: Option<AuditOptions>,
+    pub http2: Http2,
 }
 
 impl Config {
@@ -164,6 +166,7 @@ impl Config {
             tokens: tokens(given)?,
             bcrypt_cost: bcrypt_cost(given)?,
             audit: audit(given)?,
+            http2: http2(given)?,
         })
     }
 
@@ -228,6 +231,16 @@ pub(super) fn words(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
+/// No time for an answer is no asking, as in etcd.
+fn http2(given: &Given) -> Result<Http2> {
+    let name = "max-concurrent-streams";
+    let streams = u32::try_from(given.number(name)?).ok().filter(|streams| *streams > 0);
+    let streams = streams.with_context(|| format!("--{name}: a number from 1 to {} is needed", u32::MAX))?;
+    let (after, ping_answer) = (given.time("grpc-keepalive-interval")?, given.time("grpc-keepalive-timeout")?);
+    let ping_after = Some(after).filter(|after| !after.is_zero() && !ping_answer.is_zero());
+    Ok(Http2 { streams, ping_after, ping_answer })
+}
+
 /// A request becomes one entry of the log, which has a limit of its own.
 fn request_bytes(given: &Given) -> Result<usize> {
     let bytes = usize::try_from(given.number("max-request-bytes")?)?;
@@ -241,11 +254,10 @@ fn request_bytes(given: &Given) -> Result<usize> {
 }
 
 fn progress_interval(given: &Given) -> Result<Duration> {
-    let text = given.text("watch-progress-notify-interval");
-    match duration(text) {
-        Some(interval) if interval >= Duration::from_millis(100) => Ok(interval),
-        Some(_) => bail!("--watch-progress-notify-interval: {text} is less than 100ms"),
-        None => bail!("--watch-progress-notify-interval: {text:?} is no time, such as 10m"),
+    let name = "watch-progress-notify-interval";
+    match given.time(name)? {
+        interval if interval >= Duration::from_millis(100) => Ok(interval),
+        _ => bail!("--{name}: {} is less than 100ms", given.text(name)),
     }
 }
 
@@ -360,6 +372,18 @@ mod tests {
     }
 
     #[test]
+    fn clients_are_pinged_unless_there_is_no_time_to_wait_or_to_answer() {
+        let http2 = |args: &[&str]| config(args).unwrap().http2;
+        let second = Duration::from_secs(1);
+        assert_eq!(http2(&[]), Http2::default());
+        let given = http2(&["--max-concurrent-streams=4294967295", "--grpc-keepalive-interval=2h"]);
+        assert_eq!(given, Http2 { streams: u32::MAX, ping_after: Some(second * 7200), ping_answer: second * 20 });
+        for off in ["--grpc-keepalive-interval=0", "--grpc-keepalive-timeout=0s"] {
+            assert_eq!(http2(&[off]).ping_after, None, "{off}");
+        }
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_the_reason() {
         for (args, text) in [
             (&["--listen-client-urls=http://127.0.0.1:1"][..], "--advertise-client-urls is required"),
@@ -379,6 +403,9 @@ mod tests {
             (&["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"], "when only TLS1.3 is enabled"),
             (&["--tls-max-version=TLS1.2", "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"], "none of"),
             (&["--bcrypt-cost=3"], "between 4 and 31"),
+            (&["--max-concurrent-streams=0"], "a number from 1 to 4294967295 is needed"),
+            (&["--max-concurrent-streams=4294967296"], "a number from 1 to 4294967295 is needed"),
+            (&["--grpc-keepalive-interval=often"], "\"often\" is no time, such as 10m"),
             (&["--auth-token=cookie"], "`simple` and `jwt` are"),
             (&["--auth-token=jwt,pub-key=x"], "needs sign-method"),
             (&["--auth-token=jwt,sign-method=XX1"], "is not known"),

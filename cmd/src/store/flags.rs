@@ -53,7 +53,7 @@ const fn refused(name: &'static str, kind: Kind) -> Flag {
 
 const STORAGE: &str = "the store has no bbolt file and no separate write-ahead log to tune";
 const DISCOVERY: &str = "members are named by --initial-cluster, there is no discovery";
-const NOT_YET: &str = "not supported";
+const PEERS: &str = "a peer that does not answer pings for two seconds is taken for gone";
 
 /// Groups of flags as `--help` shows them.
 pub const GROUPS: &[(&str, &[Flag])] = &[
@@ -73,8 +73,18 @@ const MEMBER: &[Flag] = &[
     used("election-timeout", Kind::Number, "1000", "milliseconds without a heartbeat that start an election"),
     used("max-txn-ops", Kind::Number, "128", "operations in one branch of a transaction"),
     used("max-request-bytes", Kind::Number, "1572864", "largest request"),
-    used("snapshot-count", Kind::Number, "100000", "entries applied that ask for the next snapshot"),
-    used("snapshot-catchup-entries", Kind::Number, "4096", "entries kept although a snapshot holds them"),
+    used(
+        "snapshot-count",
+        Kind::Number,
+        "100000",
+        "entries applied that ask for the next snapshot, as 64 MiB of them do",
+    ),
+    used(
+        "snapshot-catchup-entries",
+        Kind::Number,
+        "4096",
+        "entries kept although a snapshot holds them; 64 MiB at least",
+    ),
     used("quota-backend-bytes", Kind::Text, "0", "bytes of data beyond which nothing is taken in; 0 is no limit"),
     moot("wal-dir", Kind::Text, STORAGE),
     moot("max-wals", Kind::Number, STORAGE),
@@ -84,16 +94,16 @@ const MEMBER: &[Flag] = &[
     moot("backend-batch-interval", Kind::Time, STORAGE),
     moot("backend-batch-limit", Kind::Number, STORAGE),
     moot("initial-election-tick-advance", Kind::Switch, "members that start ask each other before they wait"),
-    moot("max-concurrent-streams", Kind::Number, NOT_YET),
-    moot("grpc-keepalive-min-time", Kind::Time, NOT_YET),
-    moot("grpc-keepalive-interval", Kind::Time, NOT_YET),
-    moot("grpc-keepalive-timeout", Kind::Time, NOT_YET),
-    moot("socket-reuse-port", Kind::Switch, NOT_YET),
-    moot("socket-reuse-address", Kind::Switch, NOT_YET),
+    used("max-concurrent-streams", Kind::Number, "4096", "requests and streams open at once on one connection"),
+    used("grpc-keepalive-interval", Kind::Time, "30s", "silence after which a client is pinged; 0 is never"),
+    used("grpc-keepalive-timeout", Kind::Time, "20s", "time for its answer, then the connection is closed"),
+    moot("grpc-keepalive-min-time", Kind::Time, "no client is cut off because it pings often"),
+    moot("socket-reuse-port", Kind::Switch, "two processes on one port would each get half of the clients"),
+    moot("socket-reuse-address", Kind::Switch, "it is always so"),
     moot("enable-grpc-gateway", Kind::Switch, "the JSON gateway is always served"),
-    moot("raft-read-timeout", Kind::Time, NOT_YET),
-    moot("raft-write-timeout", Kind::Time, NOT_YET),
-    moot("feature-gates", Kind::Text, NOT_YET),
+    moot("raft-read-timeout", Kind::Time, PEERS),
+    moot("raft-write-timeout", Kind::Time, PEERS),
+    moot("feature-gates", Kind::Text, "there are none: what is there is on"),
 ];
 
 const CLUSTER: &[Flag] = &[
@@ -328,6 +338,11 @@ impl Given {
     pub fn number(&self, name: &'static str) -> Result<u64> {
         let text = self.text(name);
         text.parse().with_context(|| format!("invalid value {text:?} for flag -{name}: a whole number is needed"))
+    }
+
+    pub fn time(&self, name: &'static str) -> Result<Duration> {
+        let text = self.text(name);
+        duration(text).with_context(|| format!("--{name}: {text:?} is no time, such as 10m"))
     }
 
     /// Flags that were given and change nothing, with why.

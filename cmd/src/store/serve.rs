@@ -53,7 +53,7 @@ pub async fn run(config: Config) -> Result<()> {
             Port::Http => etcd::http_router(&store),
             Port::Metrics => etcd::metrics_router(&store),
         };
-        member::serve(router, listener, tls, &server)
+        member::serve(router.with_http2(config.http2), listener, tls, &server)
     };
     let fronts: Vec<JoinHandle<()>> = listeners.into_iter().map(front).collect();
     announce(&config, &store, &server);

@@ -17,8 +17,14 @@ use parking_lot::Mutex;
 use prost::Message;
 use tonic::{Code, Status};
 
-/// A flag byte and the length stand before a message.
-const HEAD: usize = 5;
+/// Bytes before a message.
+pub(super) const HEAD: usize = 5;
+
+/// What gRPC has before a message of `length` bytes: a flag, which says that it is not compressed, and the length.
+pub(super) fn head(length: usize) -> [u8; HEAD] {
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [0, a, b, c, d]
+}
 
 /// One or several whole messages, with what stands before each.
 type Chunk = Result<Bytes, Status>;
@@ -40,12 +46,11 @@ impl Messages {
     /// Adds `message`, and to its end what `more` writes.
     pub fn push(&mut self, message: &impl Message, more: impl FnOnce(&mut BytesMut)) {
         let begin = self.0.len();
-        self.0.put_u8(0); // not compressed
-        self.0.put_u32(0);
+        self.0.put_slice(&head(0));
         message.encode_raw(&mut self.0); // there is always room
         more(&mut self.0);
-        let length = u32::try_from(self.0.len() - begin - HEAD).unwrap_or(u32::MAX);
-        self.0[begin + 1..begin + HEAD].copy_from_slice(&length.to_be_bytes());
+        let head = head(self.0.len() - begin - HEAD);
+        self.0[begin..begin + HEAD].copy_from_slice(&head);
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,6 +20,7 @@ use super::gate::{Gate, GateLayer};
 use super::kv::Kv;
 use super::meter::{Meter, MeterLayer};
 use super::pieces::unpacked;
+use crate::limits;
 use crate::store::Store;
 
 type AxumBody = fn(Response<tonic::body::Body>) -> Response<Body>;
@@ -26,7 +28,28 @@ type Direct = Meter<Gate<MapResponse<KvServer<Kv>, AxumBody>>>;
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Front(pub(super) Entry);
+pub struct Front {
+    pub(super) entry: Entry,
+    pub(super) http2: Http2,
+}
+
+/// How HTTP/2 is spoken with clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    /// Open at once on one connection.
+    pub streams: u32,
+    /// A client that has said nothing for so long is asked for a sign of life; `None`: never.
+    pub ping_after: Option<Duration>,
+    /// One that gives none for so long after that has gone.
+    pub ping_answer: Duration,
+}
+
+impl Default for Http2 {
+    fn default() -> Self {
+        let (streams, ping_after) = (limits::STREAMS_PER_CONNECTION, Some(limits::KEEP_ALIVE));
+        Self { streams, ping_after, ping_answer: limits::KEEP_ALIVE_ANSWER }
+    }
+}
 
 /// The service itself.
 #[derive(Clone)]
@@ -42,13 +65,25 @@ impl Front {
         let body: AxumBody = |response| unpacked(response.map(Body::new));
         let kv = MapResponseLayer::new(body).layer(kv);
         let kv = GateLayer { store: store.clone() }.layer(kv);
-        Self(Entry { kv: Some(MeterLayer { store: store.clone() }.layer(kv)), others })
+        Entry { kv: Some(MeterLayer { store: store.clone() }.layer(kv)), others }.into()
+    }
+
+    /// The same, with other ways.
+    #[must_use]
+    pub fn with_http2(self, http2: Http2) -> Self {
+        Self { http2, ..self }
     }
 }
 
 impl From<Router> for Front {
     fn from(others: Router) -> Self {
-        Self(Entry { kv: None, others })
+        Entry { kv: None, others }.into()
+    }
+}
+
+impl From<Entry> for Front {
+    fn from(entry: Entry) -> Self {
+        Self { entry, http2: Http2::default() }
     }
 }
 

@@ -44,7 +44,7 @@ use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 use tower::util::MapResponseLayer;
 
-pub use self::front::Front;
+pub use self::front::{Front, Http2};
 #[cfg(any(test, debug_assertions))]
 pub(crate) use self::gateway::fuzz as fuzz_gateway;
 #[cfg(test)]

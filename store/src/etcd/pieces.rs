@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http_body::Frame;
 use tonic::Status;
 
-use super::chunks::Chunks;
+use super::chunks::{Chunks, head};
 use crate::mvcc::pieces::Pieces;
 
 /// As etcd: a message may have so many bytes.
@@ -50,10 +50,7 @@ impl http_body::Body for Message {
         let frame = match self.next {
             Next::Head => {
                 self.next = Next::Piece(0);
-                let mut head = BytesMut::with_capacity(5);
-                head.put_u8(0); // not compressed
-                head.put_u32(u32::try_from(self.pieces.bytes()).unwrap_or(u32::MAX));
-                Frame::data(head.freeze())
+                Frame::data(Bytes::copy_from_slice(&head(self.pieces.bytes())))
             }
             Next::Piece(at) => match self.pieces.get(at) {
                 Some(piece) => {

@@ -195,7 +195,8 @@ where
 {
     let stalled = known.client.stalled.clone();
     let known = Arc::new(known);
-    let service = front.0.map_request(move |request: hyper::Request<Incoming>| {
+    let Front { entry, http2 } = front;
+    let service = entry.map_request(move |request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         known.tell(request.extensions_mut());
         request
@@ -212,11 +213,11 @@ where
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .max_concurrent_streams(http2.streams)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .keep_alive_interval(limits::KEEP_ALIVE)
-        .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
+        .keep_alive_interval(http2.ping_after)
+        .keep_alive_timeout(http2.ping_answer);
     let stream = TokioIo::new(Opening::new(stream, pace.clone()));
     let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));
     tokio::pin!(connection);

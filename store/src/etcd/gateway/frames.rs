@@ -7,12 +7,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tonic::Status;
 
-const HEAD: usize = 5;
+use super::super::chunks::{HEAD, head};
 
 pub(super) fn frame(message: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(HEAD + message.len());
-    out.put_u8(0); // not compressed
-    out.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    out.put_slice(&head(message.len()));
     out.put_slice(message);
     out.freeze()
 }
@@ -53,7 +52,7 @@ impl Answers {
     }
 
     fn take(&mut self) -> Option<Bytes> {
-        let mut head = self.buffer.get(1..HEAD)?;
+        let mut head = self.buffer.get(1..HEAD)?; // behind the flag
         let length = usize::try_from(head.get_u32()).unwrap_or(usize::MAX);
         if self.buffer.len() - HEAD < length {
             return None;
