@@ -103,11 +103,15 @@ pub const READER_NICENESS: i32 = 6;
 pub const SCRUB_NICENESS: i32 = 10;
 /// Entries of `rev` looked at per scrub batch, with a pause in between: history goes away in the background.
 pub const SCRUB_ENTRIES: usize = 1000;
+/// Rows of `kv` that are walked through in the time of one seek, in which one change is looked at.
+pub const SCRUB_SEEK_ROWS: u64 = 5;
+/// Rows of `kv` looked at per scrub batch, where all are walked through.
+pub const SCRUB_ROWS: usize = 4000;
 /// Rows deleted per scrub write, two for each version: applying waits for it, and its thread is slow where others have much to do.
 pub const SCRUB_DELETES: usize = 200;
 /// Versions removed before their room is given back: below, what is to be gained is not worth rewriting tables for.
 pub const RECLAIM_ROWS: u64 = 100_000;
-/// Bytes of tables that are rewritten in one step: a second or two of work, which nothing interrupts.
+/// Bytes of tables that are rewritten in one step, which nothing interrupts; the first step takes what was not yet sorted into levels, too.
 pub const RECLAIM_STEP_BYTES: usize = 64 << 20;
 /// Pause between two scrub batches.
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);

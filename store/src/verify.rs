@@ -292,7 +292,7 @@ impl<'a> Check<'a> {
     fn versions(&mut self, leases: &BTreeMap<i64, LeaseRecord>, tell: &mut Tell<'_>) -> io::Result<(u64, u64, u64)> {
         let (revision, compacted) = (self.view.revision(), self.view.compacted());
         let view = Rc::clone(&self.view);
-        let mut iterator = view.every_version()?;
+        let mut iterator = view.every_version(&[])?;
         let (mut versions, mut keys, mut leased) = (0, 0, 0);
         let (mut own, mut before) = (Vec::new(), Vec::new());
         let mut newer: Option<Newer> = None;

@@ -3,6 +3,9 @@
 //! Compaction itself is a log entry that raises the compact revision at once on every member (I5); this only frees space, so
 //! members may differ in how far they are. Of each key the newest version not after the compact revision stays, unless it is a
 //! tombstone; a tombstone exactly at it stays, because a watch may begin there.
+//!
+//! There are two ways to find what goes, and the cheaper one is taken: change after change since the last time, with a seek for each; or,
+//! where these are many beside all there is, version after version.
 
 use std::io;
 use std::sync::Arc;
@@ -122,9 +125,12 @@ impl Scrub {
             let view = generation.view()?;
             (scrubbed(&view)?, view.compacted())
         };
-        let mut cursor = Some(key::revision(from, 0));
-        while let Some(at) = cursor {
-            cursor = batch(generation, at, target, &self.removed)?;
+        let mut way = Way::cheaper(from, target, generation.rows());
+        self.scrub_by(generation, &mut way, from, target)
+    }
+
+    fn scrub_by(&self, generation: &Generation, way: &mut Way, from: i64, target: i64) -> io::Result<i64> {
+        while way.batch(generation, target, &self.removed)? {
             if !self.pause() {
                 return Ok(from);
             }
@@ -136,6 +142,96 @@ impl Scrub {
     }
 }
 
+/// How what goes is found, and where it goes on.
+enum Way {
+    /// By the changes of `rev`.
+    Changes([u8; 16]),
+    /// By all of `kv`.
+    Versions(Box<Walk>),
+}
+
+impl Way {
+    /// There are as many changes as revisions, at least, and `rows` versions.
+    fn cheaper(from: i64, target: i64, rows: u64) -> Self {
+        let changes = u64::try_from(target.saturating_sub(from)).unwrap_or(0);
+        match changes.saturating_mul(limits::SCRUB_SEEK_ROWS) > rows {
+            true => Self::Versions(Box::default()),
+            false => Self::Changes(key::revision(from, 0)),
+        }
+    }
+
+    /// Looks at a bounded number; false after the last.
+    fn batch(&mut self, generation: &Generation, target: i64, removed: &AtomicU64) -> io::Result<bool> {
+        match self {
+            Self::Changes(at) => {
+                let next = changes(generation, *at, target, removed)?;
+                *at = next.unwrap_or(*at);
+                Ok(next.is_some())
+            }
+            Self::Versions(walk) => walk.batch(generation, target, removed),
+        }
+    }
+}
+
+/// Through all versions, from one batch to the next: those of a key stand together, the newest first.
+#[derive(Default)]
+struct Walk {
+    /// The row that is next.
+    at: Vec<u8>,
+    /// What the rows of the key that it was at begin with, and whether the one that stays was among them.
+    prefix: Vec<u8>,
+    found: bool,
+    /// That one if it is to go when the older ones are gone: row, revision, position.
+    last: Option<(Vec<u8>, i64, i64)>,
+}
+
+impl Walk {
+    fn batch(&mut self, generation: &Generation, target: i64, removed: &AtomicU64) -> io::Result<bool> {
+        let view = generation.view()?;
+        // Not from the first row: all that was removed before this one would be passed over again.
+        let mut versions = view.every_version(&self.at)?;
+        let mut removal = Removal { generation, batch: WriteBatch::default(), removed };
+        let mut looked_at = 0;
+        let mut scratch = Vec::new();
+        while let Some((raw, value)) = versions.item() {
+            if looked_at == limits::SCRUB_ROWS {
+                self.at = raw.to_vec();
+                removal.write()?;
+                return Ok(true);
+            }
+            looked_at += 1;
+            if key::prefix_of(raw) != self.prefix {
+                self.end_key(&mut removal)?;
+                self.prefix.clear();
+                self.prefix.extend_from_slice(key::prefix_of(raw));
+            }
+            let modified = key::parse_version(raw, &mut scratch).ok_or_else(|| corrupt("version key"))?;
+            if modified <= target {
+                let row = Row::parse(&[], modified, value)?;
+                if self.found {
+                    removal.remove(raw, modified, row.sub)?;
+                } else if !row.live && modified < target {
+                    self.last = Some((raw.to_vec(), modified, row.sub));
+                }
+                self.found = true;
+            }
+            versions.next();
+        }
+        versions.status().map_err(io::Error::other)?;
+        self.end_key(&mut removal)?;
+        removal.write()?;
+        Ok(false)
+    }
+
+    fn end_key(&mut self, removal: &mut Removal<'_>) -> io::Result<()> {
+        self.found = false;
+        match self.last.take() {
+            Some((raw, modified, sub)) => removal.remove(&raw, modified, sub),
+            None => Ok(()),
+        }
+    }
+}
+
 fn scrubbed(view: &View<'_>) -> io::Result<i64> {
     match view.meta(SCRUBBED_KEY)? {
         None => Ok(0),
@@ -144,7 +240,7 @@ fn scrubbed(view: &View<'_>) -> io::Result<i64> {
 }
 
 /// Looks at a bounded number of changes from `at` on; returns where the next batch begins.
-fn batch(generation: &Generation, at: [u8; 16], target: i64, removed: &AtomicU64) -> io::Result<Option<[u8; 16]>> {
+fn changes(generation: &Generation, at: [u8; 16], target: i64, removed: &AtomicU64) -> io::Result<Option<[u8; 16]>> {
     let view = generation.view()?;
     let mut changes = view.changes(0)?;
     changes.seek(at);
@@ -227,8 +323,30 @@ impl Removal<'_> {
     }
 }
 
-/// Removes history now, on the caller's thread. For tests, which must not wait.
+/// Removes history now, on the caller's thread, one way or the other. For tests, which must not wait, and are too small for a choice.
 #[cfg(test)]
-pub(crate) fn run_now(engine: &Engine) -> io::Result<()> {
-    Scrub::new().scrub(&engine.current()).map(drop)
+pub(crate) fn run_now(engine: &Engine, by_versions: bool) -> io::Result<()> {
+    let generation = engine.current();
+    let view = generation.view()?;
+    let (from, target) = (scrubbed(&view)?, view.compacted());
+    drop(view);
+    let mut way = match by_versions {
+        true => Way::Versions(Box::default()),
+        false => Way::Changes(key::revision(from, 0)),
+    };
+    Scrub::new().scrub_by(&generation, &mut way, from, target).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_changes_are_found_by_walking_through_everything_and_few_are_not() {
+        let by_versions = |from, target, rows| matches!(Way::cheaper(from, target, rows), Way::Versions(_));
+        assert!(by_versions(0, 10_000_000, 10_100_000));
+        assert!(by_versions(9_000_000, 10_000_000, 1_100_000));
+        assert!(!by_versions(9_999_000, 10_000_000, 1_100_000));
+        assert!(!by_versions(5, 5, 0));
+    }
 }

@@ -98,13 +98,13 @@ impl<'a> View<'a> {
         self.iterator(options, lower, upper)
     }
 
-    /// An iterator over all of `kv`, from its first row; the cache is left to others.
-    pub fn every_version(&self) -> io::Result<RawIterator<'_>> {
+    /// An iterator over `kv` from a row on, or from the first one after it; the cache is left to others.
+    pub fn every_version(&self, from: &[u8]) -> io::Result<RawIterator<'_>> {
         let mut options = ReadOptions::default();
         options.set_total_order_seek(true);
         options.fill_cache(false);
         let mut iterator = self.snapshot.raw_iterator_cf_opt(self.generation.family(KV)?, options);
-        iterator.seek_to_first();
+        iterator.seek(from);
         Ok(iterator)
     }
 

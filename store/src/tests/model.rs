@@ -42,7 +42,8 @@ enum Step {
     Compact {
         back: i64,
     },
-    Scrub,
+    /// By versions, or by changes.
+    Scrub(bool),
     Reopen,
     Install,
     /// Through a snapshot file into a new cluster.
@@ -58,7 +59,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1..4i64).prop_map(Step::Grant),
         1 => (1..4i64).prop_map(Step::Revoke),
         2 => (0..4i64).prop_map(|back| Step::Compact { back }),
-        1 => Just(Step::Scrub),
+        1 => any::<bool>().prop_map(Step::Scrub),
         1 => Just(Step::Reopen),
         1 => Just(Step::Install),
         1 => Just(Step::Restore),
@@ -187,7 +188,7 @@ fn advance(model: &mut Model, step: &Step) -> Option<Operation> {
             }
             Some(Operation::Compact(at))
         }
-        Step::Scrub | Step::Reopen | Step::Install | Step::Restore => None,
+        Step::Scrub(_) | Step::Reopen | Step::Install | Step::Restore => None,
     }
 }
 
@@ -289,7 +290,7 @@ proptest! {
                 pending.push(operation);
             }
             match step {
-                Step::Scrub => scrub::run_now(single.engine()).expect("scrub"),
+                Step::Scrub(by_versions) => scrub::run_now(single.engine(), *by_versions).expect("scrub"),
                 Step::Reopen => single = single.reopened(),
                 Step::Install => single.reinstall(),
                 Step::Restore => single = single.restored(),
@@ -302,7 +303,9 @@ proptest! {
         batched.apply(&pending);
         compare(&single, &model, &runtime);
         compare(&batched, &model, &runtime);
-        scrub::run_now(single.engine()).expect("scrub");
-        prop_assert_eq!(hash_of(&single), hash_of(&batched));
+        for by_versions in [steps.len() % 2 == 0, steps.len() % 2 != 0] {
+            scrub::run_now(single.engine(), by_versions).expect("scrub");
+            prop_assert_eq!(hash_of(&single), hash_of(&batched));
+        }
     }
 }

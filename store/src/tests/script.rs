@@ -37,7 +37,7 @@ fn run(local: &Local, line: &str) -> String {
     let number = |at: usize| rest.split(' ').nth(at).and_then(|n| n.parse().ok()).unwrap_or(0i64);
     let operation = match word {
         "get" => return get(local, rest),
-        "scrub" => return scrub::run_now(local.engine()).map(|()| "scrubbed".to_owned()).expect("scrub"),
+        "scrub" => return scrub::run_now(local.engine(), false).map(|()| "scrubbed".to_owned()).expect("scrub"),
         "hash" => return hash(local, number(0)),
         "put" => Operation::Put(encode(&put(rest))),
         "del" => Operation::DeleteRange(encode(&delete(rest))),

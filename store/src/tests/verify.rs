@@ -151,7 +151,7 @@ fn many_keys_deleted_from_the_last_on_leave_nothing_once_they_are_compacted() {
     (0..3000).rev().for_each(|number| drop(local.one(delete(number))));
     local.one(put(0));
     local.one(Operation::Compact(6002));
-    crate::mvcc::scrub::run_now(local.engine()).expect("scrub");
+    crate::mvcc::scrub::run_now(local.engine(), false).expect("scrub");
     let generation = local.engine().current();
     let rows =
         |name| generation.db().iterator_cf(generation.family(name).expect("family"), IteratorMode::Start).count();
