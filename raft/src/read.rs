@@ -7,9 +7,11 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pintle_base::clock;
 use pintle_proto::raft_v1::answer::Outcome;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::limits;
 use crate::node::Node;
@@ -30,61 +32,90 @@ type Waiter = oneshot::Sender<Result<u64, ReadError>>;
 
 /// Where reads are announced. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Reads(mpsc::Sender<Waiter>);
+pub(crate) struct Reads(Arc<Arriving>);
 
 /// The other end, for [`Rounds::run`].
-pub(crate) struct Rounds(mpsc::Receiver<Waiter>);
+pub(crate) struct Rounds(Arc<Arriving>);
+
+/// Reads that wait for a round. Raft's thread is told of the first and of the last that it waits for, not of each: to be woken for every one
+/// was a third of all it did.
+struct Arriving {
+    waiting: Mutex<Waiting>,
+    told: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    waiters: Vec<Waiter>,
+    /// With so many the round begins.
+    wanted: usize,
+    stopped: bool,
+}
 
 pub(crate) fn channel() -> (Reads, Rounds) {
-    let (sender, receiver) = mpsc::channel(limits::READS_WAITING);
-    (Reads(sender), Rounds(receiver))
+    let arriving = Arc::new(Arriving { waiting: Mutex::default(), told: Notify::new() });
+    (Reads(Arc::clone(&arriving)), Rounds(arriving))
 }
 
 impl Reads {
     pub async fn read_index(&self) -> Result<u64, ReadError> {
         let (waiter, index) = oneshot::channel();
-        self.0.try_send(waiter).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ReadError::Overloaded,
-            mpsc::error::TrySendError::Closed(_) => ReadError::Stopped,
-        })?;
+        {
+            let mut waiting = self.0.waiting.lock();
+            if waiting.stopped {
+                return Err(ReadError::Stopped);
+            }
+            if waiting.waiters.len() >= limits::READS_WAITING {
+                return Err(ReadError::Overloaded);
+            }
+            waiting.waiters.push(waiter);
+            let arrived = waiting.waiters.len();
+            if arrived == 1 || arrived == waiting.wanted {
+                self.0.told.notify_one();
+            }
+        }
         index.await.map_err(|_| ReadError::Stopped)?
     }
 }
 
 impl Rounds {
     /// One round after the other until the node stops.
-    pub async fn run(mut self, node: Arc<Node>) {
+    pub async fn run(self, node: Arc<Node>) {
         let mut before = 0;
-        loop {
-            let Some(waiters) = gather(&mut self.0, &node, before).await else { return };
+        while let Some(waiters) = self.gather(&node.stop, before * 3 / 4).await {
             before = waiters.len();
             let result = round(&node).await;
             // The next round need not wait until this one's index is applied.
             node.callers.spawn(release(Arc::clone(&node), waiters, result));
         }
     }
+
+    /// Whoever waits, once there is somebody: `wanted` of them, or fewer after a moment. `None` once the node stops.
+    async fn gather(&self, stop: &CancellationToken, wanted: usize) -> Option<Vec<Waiter>> {
+        self.0.waiting.lock().wanted = wanted;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            () = self.until(1) => (),
+        }
+        // Whether they come in time or not.
+        let _ = clock::timeout(limits::READ_LINGER, self.until(wanted)).await;
+        Some(std::mem::take(&mut self.0.waiting.lock().waiters))
+    }
+
+    async fn until(&self, wanted: usize) {
+        while self.0.waiting.lock().waiters.len() < wanted {
+            self.0.told.notified().await;
+        }
+    }
 }
 
-/// Whoever waits, once there is somebody; `before` were served by the last round. `None` once the node stops.
-async fn gather<T>(queue: &mut mpsc::Receiver<T>, node: &Node, before: usize) -> Option<Vec<T>> {
-    let first = tokio::select! {
-        biased;
-        () = node.stop.cancelled() => None,
-        first = queue.recv() => first,
-    };
-    let mut found = vec![first?];
-    let until = clock::now() + limits::READ_LINGER;
-    loop {
-        while let Ok(next) = queue.try_recv() {
-            found.push(next);
-        }
-        if found.len() >= before * 3 / 4 {
-            return Some(found);
-        }
-        match clock::timeout(until.saturating_duration_since(clock::now()), queue.recv()).await {
-            Ok(Some(next)) => found.push(next),
-            Ok(None) | Err(_) => return Some(found),
-        }
+impl Drop for Rounds {
+    /// Nobody waits for a round that will not come.
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock();
+        waiting.stopped = true;
+        waiting.waiters.clear();
     }
 }
 
@@ -105,7 +136,17 @@ impl Confirmer {
     /// One confirmation after the other until the node stops. Who asks while one is under way is served by the next: only what
     /// began after a read arrived says anything about that read.
     pub async fn run(mut self, node: Arc<Node>) {
-        while let Some(askers) = gather(&mut self.0, &node, 0).await {
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = node.stop.cancelled() => None,
+                first = self.0.recv() => first,
+            };
+            let Some(first) = first else { return };
+            let mut askers = vec![first];
+            while let Ok(next) = self.0.try_recv() {
+                askers.push(next);
+            }
             let result = node.confirm().await;
             for asker in askers {
                 // Whoever does not listen any more has cancelled.
@@ -170,5 +211,48 @@ impl Node {
         let (asker, answer) = oneshot::channel();
         self.leading.confirmations.0.send(asker).await.map_err(|_| Refused::Stopped)?;
         answer.await.unwrap_or(Err(Refused::Stopped))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use futures::future::join_all;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_takes_whoever_is_there_and_waits_a_moment_for_as_many_as_before() {
+        let (reads, rounds) = channel();
+        let stop = CancellationToken::new();
+        let take = async |wanted: usize, arriving: usize| {
+            let began = clock::now();
+            let asking: Vec<_> = (0..arriving).map(|_| reads.read_index()).collect();
+            let (taken, answers) = tokio::join!(
+                async {
+                    let taken = rounds.gather(&stop, wanted).await.expect("reads");
+                    let count = taken.len();
+                    taken.into_iter().for_each(|waiter| drop(waiter.send(Ok(7))));
+                    count
+                },
+                join_all(asking)
+            );
+            assert!(answers.iter().all(|answer| *answer == Ok(7)));
+            (taken, began.elapsed() >= limits::READ_LINGER)
+        };
+        assert_eq!(take(0, 1).await, (1, false));
+        assert_eq!(take(3, 3).await, (3, false));
+        assert_eq!(take(3, 2).await, (2, true));
+        assert_eq!(take(2, 5).await, (5, false));
+    }
+
+    #[tokio::test]
+    async fn without_rounds_reads_are_refused_and_there_is_room_for_so_many() {
+        let (reads, rounds) = channel();
+        let mut waiting: Vec<_> = (0..limits::READS_WAITING).map(|_| Box::pin(reads.read_index())).collect();
+        assert!(waiting.iter_mut().all(|read| read.now_or_never().is_none()));
+        assert_eq!(reads.read_index().await, Err(ReadError::Overloaded));
+        drop(rounds);
+        assert_eq!(waiting.swap_remove(0).await, Err(ReadError::Stopped));
+        assert_eq!(reads.read_index().await, Err(ReadError::Stopped));
     }
 }

@@ -53,6 +53,7 @@ const fn refused(name: &'static str, kind: Kind) -> Flag {
 
 const STORAGE: &str = "the store has no bbolt file and no separate write-ahead log to tune";
 const DISCOVERY: &str = "members are named by --initial-cluster, there is no discovery";
+const NOT_YET: &str = "not supported";
 const PEERS: &str = "a peer that does not answer pings for two seconds is taken for gone";
 
 /// Groups of flags as `--help` shows them.
@@ -184,7 +185,7 @@ const OTHER: &[Flag] = &[
         "where clients connect without gRPC; the client URLs are then for gRPC alone",
     ),
     used("listen-metrics-urls", Kind::Text, "", "where metrics and health are served besides"),
-    moot("metrics", Kind::Text, NOT_YET),
+    moot("metrics", Kind::Text, "all metrics are always there"),
     moot("enable-pprof", Kind::Switch, NOT_YET),
     moot("logger", Kind::Text, "lines are JSON, on standard error"),
     moot("log-outputs", Kind::Text, "lines are JSON, on standard error"),
