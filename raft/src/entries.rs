@@ -47,17 +47,46 @@ impl Asker {
     }
 }
 
-struct Batch {
+pub(crate) struct Batch {
     commands: Vec<Bytes>,
     bytes: usize,
     asker: Asker,
 }
 
+impl Batch {
+    pub fn new(commands: Vec<Bytes>, asker: Asker) -> Self {
+        Self { bytes: commands.iter().map(Bytes::len).sum(), commands, asker }
+    }
+
+    /// Nobody took it: nothing is proposed, and another try is worth while.
+    pub fn give_back(self) {
+        self.asker.tell(Err(Refused::NotLeader(None)));
+    }
+}
+
+/// Where the batch of somebody is put who fills it when its entry is made, with all that has come by then.
+pub(crate) type Place = oneshot::Sender<Batch>;
+
+enum Coming {
+    Batch(Batch),
+    /// Who is told where to put it. May have changed its mind.
+    Later(oneshot::Sender<Place>),
+}
+
 /// Where batches are handed in.
-pub(crate) struct Entries(mpsc::Sender<Batch>);
+pub(crate) struct Entries(mpsc::Sender<Coming>);
+
+impl Entries {
+    /// Asks for a place in the next entry; nothing comes if the node stops.
+    pub async fn place(&self) -> Option<oneshot::Receiver<Place>> {
+        let (told, place) = oneshot::channel();
+        self.0.send(Coming::Later(told)).await.ok()?;
+        Some(place)
+    }
+}
 
 /// The other end, for [`Maker::run`].
-pub(crate) struct Maker(mpsc::Receiver<Batch>);
+pub(crate) struct Maker(mpsc::Receiver<Coming>);
 
 pub(crate) fn channel() -> (Entries, Maker) {
     let (sender, receiver) = mpsc::channel(limits::BATCHES_WAITING);
@@ -72,12 +101,12 @@ impl Maker {
         let mut carried = None;
         loop {
             let first = match carried.take() {
-                Some(batch) => batch,
+                Some(batch) => Coming::Batch(batch),
                 None => tokio::select! {
                     biased;
                     () = node.stop.cancelled() => break,
                     next = expiring(&mut under_way, self.0.recv()) => match next {
-                        Some(batch) => batch,
+                        Some(coming) => coming,
                         None => return,
                     },
                 },
@@ -85,14 +114,20 @@ impl Maker {
             let room = expiring(&mut under_way, Arc::clone(&room).acquire_owned());
             let Ok(permit) = room.await else { return };
             expiring(&mut under_way, node.wait_until_applied_enough()).await;
-            let (batches, next) = gather(&mut self.0, first);
+            let (batches, next) = gather(&mut self.0, first).await;
             carried = next;
+            if batches.is_empty() {
+                continue;
+            }
             let entry = propose(&node, batches, permit).await;
             under_way.push_back((clock::now() + limits::COMMIT_TIMEOUT, entry));
         }
         self.0.close();
-        while let Some(batch) = carried.take().or_else(|| self.0.try_recv().ok()) {
-            batch.asker.tell(Err(Refused::Stopped));
+        let rest = std::iter::from_fn(|| self.0.try_recv().ok());
+        for coming in carried.map(Coming::Batch).into_iter().chain(rest) {
+            if let Coming::Batch(batch) = coming {
+                batch.asker.tell(Err(Refused::Stopped));
+            }
         }
     }
 }
@@ -116,19 +151,29 @@ async fn expiring<T>(under_way: &mut VecDeque<(Instant, Arc<Entry>)>, done: impl
 }
 
 /// Takes what waits, within the bounds of one entry. What is too much for it is returned for the next.
-fn gather(queue: &mut mpsc::Receiver<Batch>, first: Batch) -> (Vec<Batch>, Option<Batch>) {
-    let (mut commands, mut bytes) = (first.commands.len(), first.bytes);
-    let mut batches = vec![first];
-    while let Ok(next) = queue.try_recv() {
-        if next.asker.has_gone() {
-            continue; // nothing was done yet
+async fn gather(queue: &mut mpsc::Receiver<Coming>, first: Coming) -> (Vec<Batch>, Option<Batch>) {
+    let (mut commands, mut bytes) = (0, 0);
+    let mut batches = Vec::new();
+    let mut coming = Some(first);
+    while let Some(next) = coming.take().or_else(|| queue.try_recv().ok()) {
+        let batch = match next {
+            Coming::Batch(batch) => Some(batch),
+            Coming::Later(asked) => {
+                let (place, filled) = oneshot::channel();
+                match asked.send(place) {
+                    Ok(()) => filled.await.ok(),
+                    Err(_) => None,
+                }
+            }
+        };
+        // If whoever asked has gone, nothing was done yet.
+        let Some(batch) = batch.filter(|batch| !batch.asker.has_gone()) else { continue };
+        commands += batch.commands.len();
+        bytes += batch.bytes;
+        if !batches.is_empty() && (commands > limits::BATCH_COMMANDS || bytes > limits::BATCH_BYTES) {
+            return (batches, Some(batch));
         }
-        commands += next.commands.len();
-        bytes += next.bytes;
-        if commands > limits::BATCH_COMMANDS || bytes > limits::BATCH_BYTES {
-            return (batches, Some(next));
-        }
-        batches.push(next);
+        batches.push(batch);
     }
     (batches, None)
 }
@@ -237,13 +282,13 @@ fn divide(answer: Answer, counts: impl Iterator<Item = usize> + Clone) -> Vec<An
 
 impl Node {
     /// Has a batch of commands proposed, if this member leads.
-    pub async fn hand_in(&self, commands: Vec<Bytes>, asker: Asker) {
+    pub async fn hand_in(&self, batch: Batch) {
         if self.is_stopping() {
-            return asker.tell(Err(Refused::NotLeader(None)));
+            return batch.asker.tell(Err(Refused::NotLeader(None)));
         }
-        let bytes = commands.iter().map(Bytes::len).sum();
-        let handed = self.leading.entries.0.send(Batch { commands, bytes, asker }).await;
-        if let Err(mpsc::error::SendError(batch)) = handed {
+        if let Err(mpsc::error::SendError(Coming::Batch(batch))) =
+            self.leading.entries.0.send(Coming::Batch(batch)).await
+        {
             batch.asker.tell(Err(Refused::Stopped));
         }
     }
@@ -251,7 +296,7 @@ impl Node {
     /// [`Node::hand_in`] for a task that waits for the answer.
     pub async fn propose_as_leader(&self, commands: Vec<Bytes>) -> Answer {
         let (asker, answer) = oneshot::channel();
-        self.hand_in(commands, Asker::Waiting(asker)).await;
+        self.hand_in(Batch::new(commands, Asker::Waiting(asker))).await;
         answer.await.unwrap_or_else(|_| Err(Refused::Unknown("raft stopped before it answered".to_owned())))
     }
 }
@@ -333,8 +378,8 @@ mod tests {
         assert!(matches!(late.await, Ok(Err(Refused::Unknown(reason))) if reason.starts_with("not committed within")));
     }
 
-    #[test]
-    fn an_entry_takes_whole_batches_up_to_its_bounds_and_none_that_nobody_waits_for() {
+    #[tokio::test]
+    async fn an_entry_takes_whole_batches_up_to_its_bounds_and_none_that_nobody_waits_for() {
         let (Entries(sender), Maker(mut queue)) = channel();
         let mut listening = Vec::new();
         let mut batch = |commands: usize| {
@@ -342,16 +387,34 @@ mod tests {
             listening.push(listener);
             Batch { commands: vec![reply("x"); commands], bytes: commands, asker: Asker::Waiting(answer) }
         };
-        let first = batch(1);
+        let first = Coming::Batch(batch(1));
         for commands in [limits::BATCH_COMMANDS - 2, 2, 3] {
-            sender.try_send(batch(commands)).expect("room");
+            sender.try_send(Coming::Batch(batch(commands))).expect("room");
         }
         let (gone, _) = oneshot::channel();
-        sender.try_send(Batch { commands: vec![reply("gone")], bytes: 4, asker: Asker::Waiting(gone) }).expect("room");
+        let gone = Batch::new(vec![reply("gone")], Asker::Waiting(gone));
+        sender.try_send(Coming::Batch(gone)).expect("room");
         let counts = |batches: &[Batch]| batches.iter().map(|batch| batch.commands.len()).collect::<Vec<_>>();
-        let (batches, carried) = gather(&mut queue, first);
+        let (batches, carried) = gather(&mut queue, first).await;
         assert_eq!(counts(&batches), [1, limits::BATCH_COMMANDS - 2]);
-        let (batches, carried) = gather(&mut queue, carried.expect("too much for the first"));
+        let (batches, carried) = gather(&mut queue, Coming::Batch(carried.expect("too much for the first"))).await;
         assert_eq!((counts(&batches), carried.is_some()), (vec![2, 3], false));
+    }
+
+    #[tokio::test]
+    async fn who_fills_its_place_later_brings_all_it_has_and_may_have_gone() {
+        let (entries, Maker(mut queue)) = channel();
+        let place = entries.place().await.expect("it runs");
+        drop(entries.place().await);
+        let (_listener, batch) = {
+            let (answer, listener) = oneshot::channel();
+            (listener, Batch::new(vec![reply("a"), reply("b")], Asker::Waiting(answer)))
+        };
+        let first = queue.recv().await.expect("the place");
+        let fill = async { place.await.expect("told where").send(batch) };
+        let ((batches, carried), filled) = tokio::join!(gather(&mut queue, first), fill);
+        assert!(filled.is_ok() && carried.is_none());
+        assert_eq!(batches.len(), 1);
+        assert_eq!(batches[0].commands, [reply("a"), reply("b")]);
     }
 }

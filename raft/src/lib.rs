@@ -11,6 +11,7 @@
 //! - openraft is seen by this crate alone (D2); none of its types is public.
 
 mod apply;
+mod arrivals;
 mod bootstrap;
 mod codec;
 mod compaction;

@@ -166,6 +166,18 @@ impl Node {
         self.status.borrow().leader
     }
 
+    /// Whether this member leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.leader() == Some(self.me().id)
+    }
+
+    /// Returns once it does not.
+    pub async fn leads_no_more(&self) {
+        let me = self.me().id;
+        // The sender lives in `self`, so this cannot fail.
+        let _ = self.watch().wait_for(|status| status.leader != Some(me)).await;
+    }
+
     /// Connections to a member, if it is known.
     pub fn link(&self, id: u64) -> Option<Arc<Link>> {
         Some(self.links.link(id, &self.peer(id)?))

@@ -17,13 +17,13 @@ use pintle_base::fair;
 use pintle_proto::raft_v1 as pb;
 use pintle_proto::raft_v1::answer::Outcome;
 use pintle_proto::raft_v1::refusal::Reason;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::core::TypeConfig;
-use crate::entries::{Answer, Asker};
-use crate::limits;
+use crate::entries::{Answer, Asker, Batch};
 use crate::node::Node;
 use crate::transport::client::was_not_sent;
+use crate::{arrivals, limits};
 
 /// Why a command has no reply.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -197,18 +197,18 @@ impl Drop for Weight {
 #[derive(Clone)]
 pub(crate) struct Proposals {
     /// Bounded by `load`.
-    queue: mpsc::UnboundedSender<Proposal>,
+    queue: arrivals::Sender<Proposal>,
     load: Arc<Load>,
 }
 
 /// The other end, for [`Batcher::run`].
 pub(crate) struct Batcher {
-    queue: mpsc::UnboundedReceiver<Proposal>,
+    queue: arrivals::Receiver<Proposal>,
     waiting: Waiting,
 }
 
 pub(crate) fn channel() -> (Proposals, Batcher) {
-    let (queue, receiver) = mpsc::unbounded_channel();
+    let (queue, receiver) = arrivals::channel();
     (Proposals { queue, load: Arc::default() }, Batcher { queue: receiver, waiting: Waiting::default() })
 }
 
@@ -221,7 +221,7 @@ impl Proposals {
         let weight = Weight::new(&self.load, bytes, lane)?;
         let (reply, answer) = oneshot::channel();
         let proposal = Proposal { command, lane, reply, _weight: weight };
-        self.queue.send(proposal).map_err(|_| ProposeError::Stopped)?;
+        self.queue.send(proposal).map_err(|arrivals::Closed| ProposeError::Stopped)?;
         let lost = |_| ProposeError::Unknown { reason: "raft stopped before it answered".to_owned() };
         answer.await.map_err(lost)?
     }
@@ -313,34 +313,66 @@ impl Batcher {
     /// Makes batches of what waits until the node stops; then refuses what still waits.
     pub async fn run(mut self, node: Arc<Node>) {
         let in_flight = Arc::new(Semaphore::new(limits::BATCHES_IN_FLIGHT));
+        let mut before = 0;
         loop {
             if self.waiting.is_empty() {
                 tokio::select! {
                     biased;
                     () = node.stop.cancelled() => break,
-                    next = self.queue.recv() => match next {
-                        Some(proposal) => self.waiting.add(proposal),
-                        None => return,
-                    },
+                    () = self.queue.until(1) => (),
+                }
+            }
+            // What comes meanwhile stays where it is: to be woken for each costs more than all of it is worth.
+            if node.leads() {
+                tokio::select! {
+                    biased;
+                    () = node.stop.cancelled() => break,
+                    () = self.fill_place(&node) => (),
                 }
                 continue;
             }
-            // What comes meanwhile stays where it is: to be woken for each costs more than all of it is worth.
             let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
-            node.wait_until_applied_enough().await;
-            while let Ok(next) = self.queue.try_recv() {
-                self.waiting.add(next);
+            if in_flight.available_permits() + 1 < limits::BATCHES_IN_FLIGHT {
+                // Others are under way: this one need not leave with the first that comes.
+                let _ = clock::timeout(limits::PROPOSAL_LINGER, self.queue.until(before * 3 / 4)).await;
             }
-            let proposals = self.waiting.batch();
+            node.wait_until_applied_enough().await;
+            let proposals = self.batch();
+            before = proposals.len();
             if !proposals.is_empty() {
-                let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit };
+                let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit: Some(permit) };
                 tokio::spawn(dispatch(Arc::clone(&node), batch));
             }
         }
-        self.queue.close();
-        let gone = std::iter::from_fn(|| self.queue.try_recv().ok()).collect::<Vec<_>>();
-        for proposal in gone {
-            let _ = proposal.reply.send(Err(ProposeError::Stopped));
+        refuse_all(self.queue.take(), &ProposeError::Stopped);
+        while !self.waiting.is_empty() {
+            refuse_all(self.waiting.batch(), &ProposeError::Stopped);
+        }
+    }
+
+    /// All that has come, within the bounds of a batch.
+    fn batch(&mut self) -> Vec<Proposal> {
+        for next in self.queue.take() {
+            self.waiting.add(next);
+        }
+        self.waiting.batch()
+    }
+
+    /// Puts what has come into the next entry when that is made; nothing if another leads by then.
+    async fn fill_place(&mut self, node: &Arc<Node>) {
+        let Some(place) = node.leading.entries.place().await else { return node.stop.cancelled().await };
+        let place = tokio::select! {
+            biased;
+            place = place => place,
+            () = node.leads_no_more() => return,
+        };
+        let Ok(place) = place else { return };
+        let batch = InFlight { proposals: self.batch(), deadline: clock::now() + limits::LEADER_WAIT, permit: None };
+        if batch.proposals.is_empty() {
+            return;
+        }
+        if let Err(batch) = place.send(batch.for_entry(node)) {
+            batch.give_back();
         }
     }
 }
@@ -350,12 +382,20 @@ struct InFlight {
     proposals: Vec<Proposal>,
     /// Until when a leader is looked for.
     deadline: Instant,
-    permit: OwnedSemaphorePermit,
+    /// Its place among those on their way to another member.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl InFlight {
     fn commands(&self) -> Vec<Bytes> {
         self.proposals.iter().map(|proposal| proposal.command.clone()).collect()
+    }
+
+    /// As this member's part of an entry. Whoever applies that tells the answer.
+    fn for_entry(self, node: &Arc<Node>) -> Batch {
+        let (commands, runtime) = (self.commands(), tokio::runtime::Handle::current());
+        let node = Arc::clone(node);
+        Batch::new(commands, Asker::Told(Box::new(move |answer| answered(node, &runtime, self, answer))))
     }
 
     /// Whoever does not listen any more has cancelled; the commands stand.
@@ -386,10 +426,8 @@ async fn dispatch(node: Arc<Node>, batch: InFlight) {
     loop {
         let refused = match node.leader() {
             Some(leader) if leader == node.me().id => {
-                let (commands, runtime) = (batch.commands(), tokio::runtime::Handle::current());
-                let answering = Arc::clone(&node);
-                let told = move |answer| answered(answering, &runtime, batch, answer);
-                return node.hand_in(commands, Asker::Told(Box::new(told))).await;
+                let batch = batch.for_entry(&node);
+                return node.hand_in(batch).await;
             }
             Some(leader) => match forward(&node, leader, batch.commands()).await {
                 Ok(replies) => return batch.answer(&node, replies),

@@ -7,15 +7,14 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use pintle_base::clock;
 use pintle_proto::raft_v1::answer::Outcome;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits;
 use crate::node::Node;
 use crate::propose::{Refused, refused};
+use crate::{arrivals, limits};
 
 /// Why no read index was found.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,48 +31,23 @@ type Waiter = oneshot::Sender<Result<u64, ReadError>>;
 
 /// Where reads are announced. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Reads(Arc<Arriving>);
+pub(crate) struct Reads(arrivals::Sender<Waiter>);
 
 /// The other end, for [`Rounds::run`].
-pub(crate) struct Rounds(Arc<Arriving>);
-
-/// Reads that wait for a round. Raft's thread is told of the first and of the last that it waits for, not of each: to be woken for every one
-/// was a third of all it did.
-struct Arriving {
-    waiting: Mutex<Waiting>,
-    told: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    waiters: Vec<Waiter>,
-    /// With so many the round begins.
-    wanted: usize,
-    stopped: bool,
-}
+pub(crate) struct Rounds(arrivals::Receiver<Waiter>);
 
 pub(crate) fn channel() -> (Reads, Rounds) {
-    let arriving = Arc::new(Arriving { waiting: Mutex::default(), told: Notify::new() });
-    (Reads(Arc::clone(&arriving)), Rounds(arriving))
+    let (sender, receiver) = arrivals::channel();
+    (Reads(sender), Rounds(receiver))
 }
 
 impl Reads {
     pub async fn read_index(&self) -> Result<u64, ReadError> {
-        let (waiter, index) = oneshot::channel();
-        {
-            let mut waiting = self.0.waiting.lock();
-            if waiting.stopped {
-                return Err(ReadError::Stopped);
-            }
-            if waiting.waiters.len() >= limits::READS_WAITING {
-                return Err(ReadError::Overloaded);
-            }
-            waiting.waiters.push(waiter);
-            let arrived = waiting.waiters.len();
-            if arrived == 1 || arrived == waiting.wanted {
-                self.0.told.notify_one();
-            }
+        if self.0.len() >= limits::READS_WAITING {
+            return Err(ReadError::Overloaded);
         }
+        let (waiter, index) = oneshot::channel();
+        self.0.send(waiter).map_err(|arrivals::Closed| ReadError::Stopped)?;
         index.await.map_err(|_| ReadError::Stopped)?
     }
 }
@@ -92,30 +66,14 @@ impl Rounds {
 
     /// Whoever waits, once there is somebody: `wanted` of them, or fewer after a moment. `None` once the node stops.
     async fn gather(&self, stop: &CancellationToken, wanted: usize) -> Option<Vec<Waiter>> {
-        self.0.waiting.lock().wanted = wanted;
         tokio::select! {
             biased;
             () = stop.cancelled() => return None,
-            () = self.until(1) => (),
+            () = self.0.until(1) => (),
         }
         // Whether they come in time or not.
-        let _ = clock::timeout(limits::READ_LINGER, self.until(wanted)).await;
-        Some(std::mem::take(&mut self.0.waiting.lock().waiters))
-    }
-
-    async fn until(&self, wanted: usize) {
-        while self.0.waiting.lock().waiters.len() < wanted {
-            self.0.told.notified().await;
-        }
-    }
-}
-
-impl Drop for Rounds {
-    /// Nobody waits for a round that will not come.
-    fn drop(&mut self) {
-        let mut waiting = self.0.waiting.lock();
-        waiting.stopped = true;
-        waiting.waiters.clear();
+        let _ = clock::timeout(limits::READ_LINGER, self.0.until(wanted)).await;
+        Some(self.0.take())
     }
 }
 
