@@ -85,14 +85,18 @@ impl<T> Receiver<T> {
     }
 }
 
+impl<T> Receiver<T> {
+    /// Accepts nothing more, and returns what waited.
+    pub fn close(&self) -> Vec<T> {
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        std::mem::take(&mut state.waiting)
+    }
+}
+
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        let waiting = {
-            let mut state = self.0.state.lock();
-            state.closed = true;
-            std::mem::take(&mut state.waiting)
-        };
-        drop(waiting); // without the lock: somebody may be told
+        drop(self.close()); // without the lock: somebody may be told
     }
 }
 

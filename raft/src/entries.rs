@@ -98,24 +98,24 @@ impl Maker {
     pub async fn run(mut self, node: Arc<Node>) {
         let room = Arc::new(Semaphore::new(limits::ENTRIES_UNDER_WAY));
         let mut under_way = VecDeque::new();
-        let mut carried = None;
+        let mut waiting = VecDeque::new();
+        let mut own_first = true;
         loop {
-            let first = match carried.take() {
-                Some(batch) => Coming::Batch(batch),
-                None => tokio::select! {
+            if waiting.is_empty() {
+                tokio::select! {
                     biased;
                     () = node.stop.cancelled() => break,
                     next = expiring(&mut under_way, self.0.recv()) => match next {
-                        Some(coming) => coming,
+                        Some(coming) => waiting.push_back(coming),
                         None => return,
                     },
-                },
-            };
+                }
+            }
             let room = expiring(&mut under_way, Arc::clone(&room).acquire_owned());
             let Ok(permit) = room.await else { return };
             expiring(&mut under_way, node.wait_until_applied_enough()).await;
-            let (batches, next) = gather(&mut self.0, first).await;
-            carried = next;
+            waiting.extend(std::iter::from_fn(|| self.0.try_recv().ok()));
+            let batches = gather(&mut waiting, &mut own_first).await;
             if batches.is_empty() {
                 continue;
             }
@@ -123,8 +123,8 @@ impl Maker {
             under_way.push_back((clock::now() + limits::COMMIT_TIMEOUT, entry));
         }
         self.0.close();
-        let rest = std::iter::from_fn(|| self.0.try_recv().ok());
-        for coming in carried.map(Coming::Batch).into_iter().chain(rest) {
+        waiting.extend(std::iter::from_fn(|| self.0.try_recv().ok()));
+        for coming in waiting {
             if let Coming::Batch(batch) = coming {
                 batch.asker.tell(Err(Refused::Stopped));
             }
@@ -150,12 +150,19 @@ async fn expiring<T>(under_way: &mut VecDeque<(Instant, Arc<Entry>)>, done: impl
     }
 }
 
-/// Takes what waits, within the bounds of one entry. What is too much for it is returned for the next.
-async fn gather(queue: &mut mpsc::Receiver<Coming>, first: Coming) -> (Vec<Batch>, Option<Batch>) {
+/// Takes what waits, in its order and within the bounds of one entry; what is too much for it stays. Where not all fits, the one who fills
+/// its place later has every second turn before all others, who have several batches each.
+async fn gather(waiting: &mut VecDeque<Coming>, own_first: &mut bool) -> Vec<Batch> {
+    let own = waiting.iter().position(|coming| matches!(coming, Coming::Later(_)));
+    if let Some(own) = own {
+        if *own_first && let Some(own) = waiting.remove(own) {
+            waiting.push_front(own);
+        }
+        *own_first = !*own_first;
+    }
     let (mut commands, mut bytes) = (0, 0);
     let mut batches = Vec::new();
-    let mut coming = Some(first);
-    while let Some(next) = coming.take().or_else(|| queue.try_recv().ok()) {
+    while let Some(next) = waiting.pop_front() {
         let batch = match next {
             Coming::Batch(batch) => Some(batch),
             Coming::Later(asked) => {
@@ -171,11 +178,12 @@ async fn gather(queue: &mut mpsc::Receiver<Coming>, first: Coming) -> (Vec<Batch
         commands += batch.commands.len();
         bytes += batch.bytes;
         if !batches.is_empty() && (commands > limits::BATCH_COMMANDS || bytes > limits::BATCH_BYTES) {
-            return (batches, Some(batch));
+            waiting.push_front(Coming::Batch(batch));
+            break;
         }
         batches.push(batch);
     }
-    (batches, None)
+    batches
 }
 
 /// What is proposed as one entry and has no answer yet.
@@ -378,43 +386,52 @@ mod tests {
         assert!(matches!(late.await, Ok(Err(Refused::Unknown(reason))) if reason.starts_with("not committed within")));
     }
 
-    #[tokio::test]
-    async fn an_entry_takes_whole_batches_up_to_its_bounds_and_none_that_nobody_waits_for() {
-        let (Entries(sender), Maker(mut queue)) = channel();
-        let mut listening = Vec::new();
-        let mut batch = |commands: usize| {
-            let (answer, listener) = oneshot::channel();
-            listening.push(listener);
-            Batch { commands: vec![reply("x"); commands], bytes: commands, asker: Asker::Waiting(answer) }
-        };
-        let first = Coming::Batch(batch(1));
-        for commands in [limits::BATCH_COMMANDS - 2, 2, 3] {
-            sender.try_send(Coming::Batch(batch(commands))).expect("room");
-        }
-        let (gone, _) = oneshot::channel();
-        let gone = Batch::new(vec![reply("gone")], Asker::Waiting(gone));
-        sender.try_send(Coming::Batch(gone)).expect("room");
-        let counts = |batches: &[Batch]| batches.iter().map(|batch| batch.commands.len()).collect::<Vec<_>>();
-        let (batches, carried) = gather(&mut queue, first).await;
-        assert_eq!(counts(&batches), [1, limits::BATCH_COMMANDS - 2]);
-        let (batches, carried) = gather(&mut queue, Coming::Batch(carried.expect("too much for the first"))).await;
-        assert_eq!((counts(&batches), carried.is_some()), (vec![2, 3], false));
+    fn batch(commands: usize) -> (Coming, oneshot::Receiver<Answer>) {
+        let (answer, listener) = oneshot::channel();
+        (Coming::Batch(Batch::new(vec![reply("x"); commands], Asker::Waiting(answer))), listener)
+    }
+
+    fn counts(batches: &[Batch]) -> Vec<usize> {
+        batches.iter().map(|batch| batch.commands.len()).collect()
     }
 
     #[tokio::test]
-    async fn who_fills_its_place_later_brings_all_it_has_and_may_have_gone() {
+    async fn an_entry_takes_whole_batches_up_to_its_bounds_and_none_that_nobody_waits_for() {
+        let (coming, _listening): (Vec<_>, Vec<_>) =
+            [1, limits::BATCH_COMMANDS - 2, 2, 3].map(batch).into_iter().unzip();
+        let mut waiting: VecDeque<_> = coming.into();
+        waiting.push_back(batch(4).0);
+        assert_eq!(counts(&gather(&mut waiting, &mut true).await), [1, limits::BATCH_COMMANDS - 2]);
+        assert_eq!(counts(&gather(&mut waiting, &mut true).await), [2, 3]);
+        assert!(waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_fills_its_place_later_brings_all_it_has_and_has_every_second_turn() {
         let (entries, Maker(mut queue)) = channel();
-        let place = entries.place().await.expect("it runs");
-        drop(entries.place().await);
-        let (_listener, batch) = {
-            let (answer, listener) = oneshot::channel();
-            (listener, Batch::new(vec![reply("a"), reply("b")], Asker::Waiting(answer)))
-        };
-        let first = queue.recv().await.expect("the place");
-        let fill = async { place.await.expect("told where").send(batch) };
-        let ((batches, carried), filled) = tokio::join!(gather(&mut queue, first), fill);
-        assert!(filled.is_ok() && carried.is_none());
-        assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].commands, [reply("a"), reply("b")]);
+        let mut own_first = true;
+        let mut waiting = VecDeque::new();
+        let mut listening = Vec::new();
+        drop(entries.place().await); // it has gone
+        for want in [[limits::BATCH_COMMANDS - 1], [limits::BATCH_COMMANDS]] {
+            let (other, listener) = batch(limits::BATCH_COMMANDS);
+            listening.push(listener);
+            waiting.push_back(other);
+            let place = entries.place().await.expect("it runs");
+            waiting.extend(std::iter::from_fn(|| queue.try_recv().ok()));
+            waiting.retain(|coming| !matches!(coming, Coming::Later(asked) if asked.is_closed()));
+            let (own, listener) = batch(limits::BATCH_COMMANDS - 1);
+            listening.push(listener);
+            let Coming::Batch(own) = own else { unreachable!() };
+            let fill = async {
+                let _ = place.await.expect("told where").send(own);
+            };
+            let mut gathering = Box::pin(gather(&mut waiting, &mut own_first));
+            let batches = tokio::select! {
+                batches = &mut gathering => batches,
+                () = fill => gathering.await,
+            };
+            assert_eq!(counts(&batches), want);
+        }
     }
 }

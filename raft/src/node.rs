@@ -171,11 +171,11 @@ impl Node {
         self.leader() == Some(self.me().id)
     }
 
-    /// Returns once it does not.
-    pub async fn leads_no_more(&self) {
+    /// Returns once this member leads, or does not.
+    pub async fn leads_or_not(&self, leads: bool) {
         let me = self.me().id;
         // The sender lives in `self`, so this cannot fail.
-        let _ = self.watch().wait_for(|status| status.leader != Some(me)).await;
+        let _ = self.watch().wait_for(|status| (status.leader == Some(me)) == leads).await;
     }
 
     /// Connections to a member, if it is known.

@@ -1,5 +1,5 @@
-//! The proposal batcher (D3) of a member: everything that waits becomes one batch, a few batches are in flight at once. There is no
-//! timer: a lone command leaves at once, and while it is on its way others gather.
+//! The proposal batcher (D3) of a member: everything that waits becomes one batch, a few batches are in flight at once. A lone command leaves
+//! at once, and while it is on its way others gather: at a leader until the next entry is made, for another leader for a moment.
 //!
 //! What waits and is too much for one batch is taken in a fair order: what keeps the cluster going first ([`Lane::Urgent`]), the rest by
 //! flows, each the same number of bytes, so that one who floods delays itself. While all that waits fits, nobody is sorted.
@@ -312,7 +312,7 @@ impl Waiting {
 impl Batcher {
     /// Makes batches of what waits until the node stops; then refuses what still waits.
     pub async fn run(mut self, node: Arc<Node>) {
-        let in_flight = Arc::new(Semaphore::new(limits::BATCHES_IN_FLIGHT));
+        let [own, others] = [(); 2].map(|()| Arc::new(Semaphore::new(limits::BATCHES_IN_FLIGHT)));
         let mut before = 0;
         loop {
             if self.waiting.is_empty() {
@@ -327,12 +327,17 @@ impl Batcher {
                 tokio::select! {
                     biased;
                     () = node.stop.cancelled() => break,
-                    () = self.fill_place(&node) => (),
+                    () = self.fill_place(&node, &own) => (),
                 }
                 continue;
             }
-            let Ok(permit) = Arc::clone(&in_flight).acquire_owned().await else { return };
-            if in_flight.available_permits() + 1 < limits::BATCHES_IN_FLIGHT {
+            let permit = tokio::select! {
+                biased;
+                permit = Arc::clone(&others).acquire_owned() => permit,
+                () = node.leads_or_not(true) => continue,
+            };
+            let Ok(permit) = permit else { return };
+            if others.available_permits() + 1 < limits::BATCHES_IN_FLIGHT && self.waiting.is_empty() {
                 // Others are under way: this one need not leave with the first that comes.
                 let _ = clock::timeout(limits::PROPOSAL_LINGER, self.queue.until(before * 3 / 4)).await;
             }
@@ -340,11 +345,11 @@ impl Batcher {
             let proposals = self.batch();
             before = proposals.len();
             if !proposals.is_empty() {
-                let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit: Some(permit) };
+                let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit };
                 tokio::spawn(dispatch(Arc::clone(&node), batch));
             }
         }
-        refuse_all(self.queue.take(), &ProposeError::Stopped);
+        refuse_all(self.queue.close(), &ProposeError::Stopped);
         while !self.waiting.is_empty() {
             refuse_all(self.waiting.batch(), &ProposeError::Stopped);
         }
@@ -358,19 +363,26 @@ impl Batcher {
         self.waiting.batch()
     }
 
-    /// Puts what has come into the next entry when that is made; nothing if another leads by then.
-    async fn fill_place(&mut self, node: &Arc<Node>) {
-        let Some(place) = node.leading.entries.place().await else { return node.stop.cancelled().await };
-        let place = tokio::select! {
-            biased;
-            place = place => place,
-            () = node.leads_no_more() => return,
+    /// Puts what has come into the next entry when that is made; nothing if another leads by then. As many such batches may be without an
+    /// answer as there are permits: a leader that is refused its entries, as while it hands over, does not go on making small ones.
+    async fn fill_place(&mut self, node: &Arc<Node>, in_flight: &Arc<Semaphore>) {
+        let asked = async {
+            let permit = Arc::clone(in_flight).acquire_owned().await.ok()?;
+            let place = node.leading.entries.place().await?.await.ok()?;
+            Some((permit, place))
         };
-        let Ok(place) = place else { return };
-        let batch = InFlight { proposals: self.batch(), deadline: clock::now() + limits::LEADER_WAIT, permit: None };
-        if batch.proposals.is_empty() {
+        let asked = tokio::select! {
+            biased;
+            asked = asked => asked,
+            () = node.leads_or_not(false) => return,
+        };
+        // Whoever makes entries has stopped, as all will.
+        let Some((permit, place)) = asked else { return node.stop.cancelled().await };
+        let proposals = self.batch();
+        if proposals.is_empty() {
             return;
         }
+        let batch = InFlight { proposals, deadline: clock::now() + limits::LEADER_WAIT, permit };
         if let Err(batch) = place.send(batch.for_entry(node)) {
             batch.give_back();
         }
@@ -382,8 +394,7 @@ struct InFlight {
     proposals: Vec<Proposal>,
     /// Until when a leader is looked for.
     deadline: Instant,
-    /// Its place among those on their way to another member.
-    permit: Option<OwnedSemaphorePermit>,
+    permit: OwnedSemaphorePermit,
 }
 
 impl InFlight {

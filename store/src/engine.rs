@@ -52,6 +52,11 @@ const DIRECTORY_PREFIX: &str = "state-";
 /// The state that a new member begins with: the only one that may be made from nothing.
 const FIRST: u64 = 1;
 
+/// Ten minutes: what a view protects that is held for long while room is given back comes back after that.
+const SETTLED_SECONDS: &str = "600";
+/// Tables of recent writes that are merged into the older ones at once: a checkpoint leaves two of them, mostly small ones.
+const RECENT_TABLES: i32 = 8;
+
 /// Sizes of the state database.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -169,7 +174,19 @@ impl Generation {
         db_options.create_missing_column_families(make);
         let families = families(&family_options);
         let db = DB::open_cf_descriptors(&db_options, &dir, families).map_err(io::Error::other)?;
-        Ok(Self { db: Some(db), dir, number, retired: AtomicBool::new(false) })
+        let generation = Self { db: Some(db), dir, number, retired: AtomicBool::new(false) };
+        generation.leave_settled_files()?;
+        Ok(generation)
+    }
+
+    /// RocksDB writes a file of the last level anew as soon as nobody has a view that is older than it, to make its numbers smaller. Somebody
+    /// reads all the time: that was each file once more, and a third of all work while much was written.
+    fn leave_settled_files(&self) -> io::Result<()> {
+        for name in [KV, REV] {
+            let delay = [("bottommost_file_compaction_delay", SETTLED_SECONDS)];
+            self.db().set_options_cf(self.family(name)?, &delay).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 
     /// Opens the database in `dir` to look at it: nothing is changed, and nothing can be written.
@@ -340,6 +357,9 @@ fn rocksdb_options(options: &EngineOptions) -> (Options, Options) {
     // The oldest data is what lists and comparisons mostly read: Zstd made a fifth of all work here.
     family.set_bottommost_compression_type(DBCompressionType::Lz4);
     family.set_level_compaction_dynamic_level_bytes(true);
+    family.set_level_zero_file_num_compaction_trigger(RECENT_TABLES);
+    family.set_level_zero_slowdown_writes_trigger(3 * RECENT_TABLES);
+    family.set_level_zero_stop_writes_trigger(5 * RECENT_TABLES);
 
     let mut db = family.clone();
     db.set_atomic_flush(true);

@@ -105,8 +105,10 @@ pub const SCRUB_NICENESS: i32 = 10;
 pub const SCRUB_ENTRIES: usize = 1000;
 /// Rows of `kv` that are walked through in the time of one seek, in which one change is looked at.
 pub const SCRUB_SEEK_ROWS: u64 = 5;
-/// Rows of `kv` looked at per scrub batch, where all are walked through.
-pub const SCRUB_ROWS: usize = 4000;
+/// Rows of `kv` looked at per scrub batch, where all are walked through; their bytes; and those of them that are removed.
+pub const SCRUB_ROWS: u64 = 4000;
+pub const SCRUB_BYTES: usize = 8 << 20;
+pub const SCRUB_REMOVED: u64 = 2000;
 /// Rows deleted per scrub write, two for each version: applying waits for it, and its thread is slow where others have much to do.
 pub const SCRUB_DELETES: usize = 200;
 /// Versions removed before their room is given back: below, what is to be gained is not worth rewriting tables for.
@@ -187,6 +189,8 @@ pub const LINGER_READS: usize = 64;
 pub const HEADERS: Duration = Duration::from_secs(10);
 /// An HTTP/2 client is asked for a sign of life so often, and dropped if it gives none in the time after that.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// However seldom that was asked for: a connection whose client has vanished keeps its place no longer.
+pub const KEEP_ALIVE_MOST: Duration = Duration::from_secs(300);
 pub const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
 /// Bytes that are read from a connection before others have their turn, as far as that can be cut.
 pub const READ_IN_A_TURN: usize = 4 << 10;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pintle_store::auth::{JwtOptions, TokenOptions};
 use pintle_store::etcd::Http2;
-use pintle_store::{AuditOptions, AutoCompaction};
+use pintle_store::{AuditOptions, AutoCompaction, limits};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::flags::{Given, duration};
@@ -231,14 +231,16 @@ pub(super) fn words(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// No time for an answer is no asking, as in etcd.
+/// 0 is in etcd what gRPC does by itself: no bound for streams, a ping after two hours. Here a client is never left alone for so long.
 fn http2(given: &Given) -> Result<Http2> {
     let name = "max-concurrent-streams";
-    let streams = u32::try_from(given.number(name)?).ok().filter(|streams| *streams > 0);
-    let streams = streams.with_context(|| format!("--{name}: a number from 1 to {} is needed", u32::MAX))?;
-    let (after, ping_answer) = (given.time("grpc-keepalive-interval")?, given.time("grpc-keepalive-timeout")?);
-    let ping_after = Some(after).filter(|after| !after.is_zero() && !ping_answer.is_zero());
-    Ok(Http2 { streams, ping_after, ping_answer })
+    let streams = u32::try_from(given.number(name)?).with_context(|| format!("--{name}: at most {}", u32::MAX))?;
+    let (after, answer) = (given.time("grpc-keepalive-interval")?, given.time("grpc-keepalive-timeout")?);
+    Ok(Http2 {
+        streams: if streams == 0 { u32::MAX } else { streams },
+        ping_after: if after.is_zero() { limits::KEEP_ALIVE_MOST } else { after.max(Duration::from_secs(1)) },
+        ping_answer: if answer.is_zero() { limits::KEEP_ALIVE_ANSWER } else { answer },
+    })
 }
 
 /// A request becomes one entry of the log, which has a limit of its own.
@@ -372,15 +374,15 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_pinged_unless_there_is_no_time_to_wait_or_to_answer() {
+    fn clients_are_pinged_as_was_asked_for_and_never_left_alone() {
         let http2 = |args: &[&str]| config(args).unwrap().http2;
         let second = Duration::from_secs(1);
         assert_eq!(http2(&[]), Http2::default());
-        let given = http2(&["--max-concurrent-streams=4294967295", "--grpc-keepalive-interval=2h"]);
-        assert_eq!(given, Http2 { streams: u32::MAX, ping_after: Some(second * 7200), ping_answer: second * 20 });
-        for off in ["--grpc-keepalive-interval=0", "--grpc-keepalive-timeout=0s"] {
-            assert_eq!(http2(&[off]).ping_after, None, "{off}");
-        }
+        let given = http2(&["--max-concurrent-streams=0", "--grpc-keepalive-interval=2m"]);
+        assert_eq!(given, Http2 { streams: u32::MAX, ping_after: second * 120, ping_answer: second * 20 });
+        let given = http2(&["--grpc-keepalive-interval=0", "--grpc-keepalive-timeout=0s"]);
+        assert_eq!((given.ping_after, given.ping_answer), (limits::KEEP_ALIVE_MOST, limits::KEEP_ALIVE_ANSWER));
+        assert_eq!(http2(&["--grpc-keepalive-interval=1ms"]).ping_after, second);
     }
 
     #[test]
@@ -403,8 +405,7 @@ mod tests {
             (&["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"], "when only TLS1.3 is enabled"),
             (&["--tls-max-version=TLS1.2", "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"], "none of"),
             (&["--bcrypt-cost=3"], "between 4 and 31"),
-            (&["--max-concurrent-streams=0"], "a number from 1 to 4294967295 is needed"),
-            (&["--max-concurrent-streams=4294967296"], "a number from 1 to 4294967295 is needed"),
+            (&["--max-concurrent-streams=4294967296"], "at most 4294967295"),
             (&["--grpc-keepalive-interval=often"], "\"often\" is no time, such as 10m"),
             (&["--auth-token=cookie"], "`simple` and `jwt` are"),
             (&["--auth-token=jwt,pub-key=x"], "needs sign-method"),

@@ -38,15 +38,15 @@ pub struct Front {
 pub struct Http2 {
     /// Open at once on one connection.
     pub streams: u32,
-    /// A client that has said nothing for so long is asked for a sign of life; `None`: never.
-    pub ping_after: Option<Duration>,
+    /// A client that has said nothing for so long is asked for a sign of life; at most [`limits::KEEP_ALIVE_MOST`].
+    pub ping_after: Duration,
     /// One that gives none for so long after that has gone.
     pub ping_answer: Duration,
 }
 
 impl Default for Http2 {
     fn default() -> Self {
-        let (streams, ping_after) = (limits::STREAMS_PER_CONNECTION, Some(limits::KEEP_ALIVE));
+        let (streams, ping_after) = (limits::STREAMS_PER_CONNECTION, limits::KEEP_ALIVE);
         Self { streams, ping_after, ping_answer: limits::KEEP_ALIVE_ANSWER }
     }
 }

@@ -146,16 +146,17 @@ impl Scrub {
 enum Way {
     /// By the changes of `rev`.
     Changes([u8; 16]),
-    /// By all of `kv`.
-    Versions(Box<Walk>),
+    /// By all of `kv`; by the changes after all, from the first on, if there is so much of it that this would have been cheaper.
+    Versions { walk: Box<Walk>, most: u64, from: i64 },
 }
 
 impl Way {
     /// There are as many changes as revisions, at least, and `rows` versions.
     fn cheaper(from: i64, target: i64, rows: u64) -> Self {
         let changes = u64::try_from(target.saturating_sub(from)).unwrap_or(0);
-        match changes.saturating_mul(limits::SCRUB_SEEK_ROWS) > rows {
-            true => Self::Versions(Box::default()),
+        let most = changes.saturating_mul(limits::SCRUB_SEEK_ROWS);
+        match most > rows {
+            true => Self::Versions { walk: Box::default(), most, from },
             false => Self::Changes(key::revision(from, 0)),
         }
     }
@@ -168,7 +169,14 @@ impl Way {
                 *at = next.unwrap_or(*at);
                 Ok(next.is_some())
             }
-            Self::Versions(walk) => walk.batch(generation, target, removed),
+            Self::Versions { walk, most, from } => {
+                let more = walk.batch(generation, target, removed)?;
+                // The number of rows is an estimate.
+                if more && walk.looked_at > *most {
+                    *self = Self::Changes(key::revision(*from, 0));
+                }
+                Ok(more)
+            }
         }
     }
 }
@@ -183,6 +191,8 @@ struct Walk {
     found: bool,
     /// That one if it is to go when the older ones are gone: row, revision, position.
     last: Option<(Vec<u8>, i64, i64)>,
+    /// Rows so far.
+    looked_at: u64,
 }
 
 impl Walk {
@@ -191,15 +201,17 @@ impl Walk {
         // Not from the first row: all that was removed before this one would be passed over again.
         let mut versions = view.every_version(&self.at)?;
         let mut removal = Removal { generation, batch: WriteBatch::default(), removed };
-        let mut looked_at = 0;
+        let (end, mut bytes, before) = (self.looked_at + limits::SCRUB_ROWS, 0, removed.load(Ordering::Relaxed));
         let mut scratch = Vec::new();
         while let Some((raw, value)) = versions.item() {
-            if looked_at == limits::SCRUB_ROWS {
+            let gone = removed.load(Ordering::Relaxed) - before;
+            if self.looked_at >= end || bytes >= limits::SCRUB_BYTES || gone >= limits::SCRUB_REMOVED {
                 self.at = raw.to_vec();
                 removal.write()?;
                 return Ok(true);
             }
-            looked_at += 1;
+            self.looked_at += 1;
+            bytes += raw.len() + value.len();
             if key::prefix_of(raw) != self.prefix {
                 self.end_key(&mut removal)?;
                 self.prefix.clear();
@@ -331,7 +343,7 @@ pub(crate) fn run_now(engine: &Engine, by_versions: bool) -> io::Result<()> {
     let (from, target) = (scrubbed(&view)?, view.compacted());
     drop(view);
     let mut way = match by_versions {
-        true => Way::Versions(Box::default()),
+        true => Way::Versions { walk: Box::default(), most: u64::MAX, from },
         false => Way::Changes(key::revision(from, 0)),
     };
     Scrub::new().scrub_by(&generation, &mut way, from, target).map(drop)
@@ -343,7 +355,7 @@ mod tests {
 
     #[test]
     fn many_changes_are_found_by_walking_through_everything_and_few_are_not() {
-        let by_versions = |from, target, rows| matches!(Way::cheaper(from, target, rows), Way::Versions(_));
+        let by_versions = |from, target, rows| matches!(Way::cheaper(from, target, rows), Way::Versions { .. });
         assert!(by_versions(0, 10_000_000, 10_100_000));
         assert!(by_versions(9_000_000, 10_000_000, 1_100_000));
         assert!(!by_versions(9_999_000, 10_000_000, 1_100_000));
