@@ -19,6 +19,8 @@ mod store;
 mod token;
 
 use std::ffi::OsString;
+use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -114,7 +116,9 @@ fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pintle: {error:#}");
+            // The last word: threads that are still at work when a server gives up, and log that, wait for this lock until the process is gone.
+            let mut stderr = ManuallyDrop::new(std::io::stderr().lock());
+            let _ = writeln!(stderr, "pintle: {error:#}"); // there is nobody else to tell
             ExitCode::from(u8::try_from(exit::code(&error)).unwrap_or(1))
         }
     }

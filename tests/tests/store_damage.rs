@@ -513,7 +513,7 @@ fn damage_of_the_state_is_refused_at_start_or_found_by_the_read() {
         let what = format!("byte {at} of {length} flipped");
         let outcome = filled
             .check(false, "state/*/*.sst", &what, &[Refused, Stops, Serves], |dir| flip(&table(&state(dir)), at, 3));
-        found += u32::from(outcome == Stops);
+        found += u32::from(outcome != Serves); // by whoever reads first: at start history is removed that was compacted
     }
     assert!(found > 4, "blocks with keys are most of a table, {found} were found");
     for name in ["OPTIONS", "IDENTITY", "LOG"] {
