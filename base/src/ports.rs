@@ -19,6 +19,11 @@ pub fn free() -> Option<u16> {
     found.find(|port| is_free(*port))
 }
 
+/// As many of them.
+pub fn several(count: usize) -> Option<Vec<u16>> {
+    std::iter::repeat_with(free).take(count).collect()
+}
+
 /// Whether one can listen on the port of the loopback interface.
 pub fn is_free(port: u16) -> bool {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
@@ -32,7 +37,8 @@ mod tests {
     fn each_is_given_once_and_none_that_is_taken() {
         let first = free().expect("a port");
         let held = TcpListener::bind((Ipv4Addr::LOCALHOST, first + 1));
-        let others: Vec<u16> = std::iter::repeat_with(|| free().expect("a port")).take(3).collect();
+        let others = several(3).expect("ports");
+        assert_eq!(others.len(), 3);
         assert!(!others.contains(&first) && (held.is_err() || !others.contains(&(first + 1))), "{first} {others:?}");
         assert!(others.iter().all(|port| (15_000..30_000).contains(port)));
     }

@@ -50,7 +50,8 @@ fn options(limit: u64) -> impl Options {
 pub(crate) fn encode<T: Serialize>(key: &[u8], value: &T) -> Result<Vec<u8>, RecordError> {
     let mut record = vec![0; HEAD];
     options(limits::META_BYTES).serialize_into(&mut record, value).map_err(|e| RecordError::Body(e.to_string()))?;
-    Ok(seal(key, record))
+    seal(key, &mut record);
+    Ok(record)
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], record: &[u8]) -> Result<T, RecordError> {
@@ -61,7 +62,8 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &[u8], record: &[u8]) -> Result<T
 pub(crate) fn wrap(key: &[u8], body: &[u8]) -> Vec<u8> {
     let mut record = vec![0; HEAD];
     record.extend_from_slice(body);
-    seal(key, record)
+    seal(key, &mut record);
+    record
 }
 
 /// The body of such a record.
@@ -70,21 +72,31 @@ pub(crate) fn unwrap<'a>(key: &[u8], record: &'a [u8]) -> Result<&'a [u8], Recor
 }
 
 /// An entry stored under `key`.
+#[cfg(any(test, debug_assertions))]
 pub(crate) fn encode_entry(key: &[u8], entry: &Entry) -> Result<Vec<u8>, RecordError> {
+    let mut record = Vec::new();
+    append_entry(key, entry, &mut record)?;
+    Ok(record)
+}
+
+/// An entry stored under `key`, at the end of `record`.
+pub(crate) fn append_entry(key: &[u8], entry: &Entry, record: &mut Vec<u8>) -> Result<(), RecordError> {
     let (kind, tail) = match &entry.payload {
         EntryPayload::Blank => (Kind::Blank, None),
         EntryPayload::Normal(batch) => (Kind::Batch, Some(&batch.0)),
         EntryPayload::Membership(membership) => (Kind::Membership(membership.clone()), None),
     };
-    let mut record = Vec::with_capacity(HEAD + 64 + tail.map_or(0, Bytes::len));
-    record.resize(HEAD, 0);
+    let begin = record.len();
+    record.reserve(HEAD + 64 + tail.map_or(0, Bytes::len));
+    record.resize(begin + HEAD, 0);
     options(limits::META_BYTES)
-        .serialize_into(&mut record, &EntryHead { log_id: entry.log_id, kind })
+        .serialize_into(&mut *record, &EntryHead { log_id: entry.log_id, kind })
         .map_err(|e| RecordError::Body(e.to_string()))?;
     if let Some(tail) = tail {
         record.extend_from_slice(tail);
     }
-    Ok(seal(key, record))
+    seal(key, &mut record[begin..]);
+    Ok(())
 }
 
 pub(crate) fn decode_entry(key: &[u8], record: &[u8]) -> Result<Entry, RecordError> {
@@ -103,11 +115,10 @@ pub(crate) fn decode_entry(key: &[u8], record: &[u8]) -> Result<Entry, RecordErr
 }
 
 /// `record` has room for the head, then the body.
-fn seal(key: &[u8], mut record: Vec<u8>) -> Vec<u8> {
+fn seal(key: &[u8], record: &mut [u8]) {
     let crc = checksum(key, &record[HEAD..]);
     record[0] = FORMAT;
     record[1..HEAD].copy_from_slice(&crc.to_le_bytes());
-    record
 }
 
 fn open<'a>(key: &[u8], record: &'a [u8]) -> Result<&'a [u8], RecordError> {
@@ -180,7 +191,7 @@ mod tests {
         fn arbitrary_bodies_never_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let mut record = vec![0; HEAD];
             record.extend_from_slice(&body);
-            let record = seal(b"k", record);
+            seal(b"k", &mut record);
             let _ = decode_entry(b"k", &record);
             let _ = decode::<Membership>(b"k", &record);
         }

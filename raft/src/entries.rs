@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
@@ -187,12 +186,15 @@ async fn gather(waiting: &mut VecDeque<Coming>, own_first: &mut bool) -> Vec<Bat
 }
 
 /// What is proposed as one entry and has no answer yet.
-struct Entry {
-    asked: Mutex<Option<Asked>>,
-    /// openraft's core has it.
-    taken: AtomicBool,
-    /// There will be no answer from it.
-    lost: AtomicBool,
+struct Entry(Mutex<State>);
+
+enum State {
+    /// Being handed to openraft's core, which may already have dropped what was to give the answer (`lost`).
+    HandedOver { asked: Asked, lost: bool },
+    /// The core has taken it.
+    Taken(Asked),
+    /// Answered.
+    Settled,
 }
 
 /// Who asked for an entry, with the number of their commands.
@@ -203,19 +205,22 @@ struct Asked {
 
 impl Entry {
     fn new(asked: Asked) -> Self {
-        let (taken, lost) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { asked: Mutex::new(Some(asked)), taken, lost }
+        Self(Mutex::new(State::HandedOver { asked, lost: false }))
     }
 
     /// The responder's word. That there will be no answer means that nobody knows the outcome, but only if the core had taken the entry.
     fn answered(&self, result: Option<ClientWriteResult<TypeConfig>>) {
-        match result {
-            Some(result) => self.settle(answer(result)),
+        let answer = match result {
+            Some(result) => answer(result),
             None => {
-                self.lost.store(true, Ordering::SeqCst);
-                self.settle_if_lost();
+                if let State::HandedOver { lost, .. } = &mut *self.0.lock() {
+                    *lost = true;
+                    return;
+                }
+                no_answer()
             }
-        }
+        };
+        self.settle(answer);
     }
 
     /// Whether the core took it.
@@ -223,23 +228,37 @@ impl Entry {
         if !taken {
             return self.settle(Err(Refused::Stopped));
         }
-        self.taken.store(true, Ordering::SeqCst);
-        self.settle_if_lost();
-    }
-
-    fn settle_if_lost(&self) {
-        if self.taken.load(Ordering::SeqCst) && self.lost.load(Ordering::SeqCst) {
-            self.settle(Err(Refused::Unknown("raft stopped before it answered".to_owned())));
+        let mut state = self.0.lock();
+        match std::mem::replace(&mut *state, State::Settled) {
+            State::HandedOver { asked, lost: true } => {
+                drop(state);
+                asked.tell(no_answer());
+            }
+            State::HandedOver { asked, lost: false } | State::Taken(asked) => *state = State::Taken(asked),
+            State::Settled => (),
         }
     }
 
     fn is_settled(&self) -> bool {
-        self.asked.lock().is_none()
+        matches!(*self.0.lock(), State::Settled)
     }
 
     /// Answers the batches. The first answer counts.
     fn settle(&self, answer: Answer) {
-        let Some(Asked { batches, permit }) = self.asked.lock().take() else { return };
+        let before = std::mem::replace(&mut *self.0.lock(), State::Settled);
+        if let State::HandedOver { asked, .. } | State::Taken(asked) = before {
+            asked.tell(answer);
+        }
+    }
+}
+
+fn no_answer() -> Answer {
+    Err(Refused::Unknown("raft stopped before it answered".to_owned()))
+}
+
+impl Asked {
+    fn tell(self, answer: Answer) {
+        let Self { batches, permit } = self;
         drop(permit); // the next entry need not wait until all are told
         let answers = divide(answer, batches.iter().map(|(count, _)| *count));
         for ((_, asker), answer) in batches.into_iter().zip(answers) {

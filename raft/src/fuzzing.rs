@@ -14,11 +14,14 @@ use crate::codec;
 use crate::core::{Batch, Entry, Membership, RaftLogId, Vote, raft_log_id};
 use crate::identity::Identity;
 use crate::machine::LogId;
-use crate::wire;
+use crate::{log, wire};
 
 /// The targets of this crate, with inputs to begin with.
-pub const TARGETS: [(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>); 2] =
-    [("raft-records", records, record_seeds), ("raft-wire", wire_messages, message_seeds)];
+pub const TARGETS: [(&str, fn(&[u8]), fn() -> Vec<Vec<u8>>); 3] = [
+    ("raft-records", records, record_seeds),
+    ("raft-log", log::fuzzing::file, log::fuzzing::seeds),
+    ("raft-wire", wire_messages, message_seeds),
+];
 
 const KEY: &[u8] = b"k";
 

@@ -129,19 +129,18 @@ fn look_at_mark(dir: &Path, promised: bool, findings: &mut Vec<Finding>) -> Opti
 
 fn look_at_log(dir: &Path, mark: Mark, findings: &mut Vec<Finding>) -> (Option<Inspected>, u64) {
     let path = dir.join(log::DIR);
-    let mut bytes = 0;
-    if let Ok(Some(files)) = dbfiles::check(&path) {
-        bytes = files.bytes;
-        findings.extend(files.unfinished.iter().map(unfinished));
-    }
     match log::inspect(dir, mark) {
-        Ok(log) => (Some(log), bytes),
+        Ok(log) => {
+            findings.extend(log.unfinished().iter().map(unfinished));
+            let bytes = log.bytes();
+            (Some(log), bytes)
+        }
         Err(error) => {
             let what = Chain(&error).to_string();
             let named =
                 if what.contains(&path.display().to_string()) { what } else { format!("{}: {what}", path.display()) };
             findings.push(Finding::damage(named));
-            (None, bytes)
+            (None, 0)
         }
     }
 }

@@ -101,8 +101,12 @@ pub const TAIL_BYTES: usize = 32 << 20;
 /// Operations waiting for the log writer. openraft's own windows are smaller; reaching it holds Raft's core back.
 pub const WRITER_QUEUE: usize = 4096;
 
-/// Bytes of write-ahead files of the log's database. Beyond it the small records are flushed, which would keep every file alive.
-pub const LOG_WAL_BYTES: u64 = 64 << 20;
+/// Bytes of a file of the log, unless its only write is larger. Purged entries are given back by such files; the next one is made while
+/// those who write wait, which takes some milliseconds.
+pub const SEGMENT_BYTES: u64 = 32 << 20;
+
+/// Memory that is kept from one write to the next.
+pub const WRITE_MEMORY: usize = 2 << 20;
 
 /// Bytes of entries in one synced write.
 pub const WRITE_BYTES: usize = 8 << 20;
@@ -115,12 +119,6 @@ pub const META_BYTES: u64 = 1 << 20;
 
 /// How far the low-water mark may trail the log in time.
 pub const MARK_AGE: Duration = Duration::from_secs(1);
-
-/// Threads on which RocksDB compacts: one for the log, one for the state.
-pub const COMPACTION_THREADS: i32 = 2;
-
-/// How far they step back behind those that serve: a quarter of a core's time is theirs where two want it.
-pub const COMPACTION_NICENESS: i32 = 5;
 
 /// Chunks of entries waiting for the apply thread.
 pub const APPLY_QUEUE: usize = 64;

@@ -26,6 +26,8 @@ pub(crate) struct Mark {
     pub vote: Option<Vote>,
     /// This entry was synced and has not been truncated; it may have been purged.
     pub last: Option<RaftLogId>,
+    /// The log has a file of this number.
+    pub segment: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,11 +44,14 @@ pub(crate) struct MarkFile {
 }
 
 impl MarkFile {
-    /// Opens the file in `dir`, creating it if it is missing. Returns whether it had to be created.
-    pub fn open(dir: &Path) -> io::Result<(Self, bool)> {
+    pub fn exists(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
+    /// Opens the file in `dir`, creating it if it is missing.
+    pub fn open(dir: &Path) -> io::Result<Self> {
         let path = dir.join(FILE);
-        let created = !path.exists();
-        if created {
+        if !path.exists() {
             let (place, padded) = encode(&Slot { sequence: 1, mark: Mark::default() })?;
             let mut content = vec![0; 2 * SLOT as usize];
             let start = (place * SLOT) as usize;
@@ -58,7 +63,7 @@ impl MarkFile {
         let Some(Slot { sequence, mark }) = newest else {
             return Err(damaged());
         };
-        Ok((Self { file, sequence, mark }, created))
+        Ok(Self { file, sequence, mark })
     }
 
     pub fn mark(&self) -> Mark {
@@ -68,6 +73,11 @@ impl MarkFile {
     /// Replaces the mark, durably. Does nothing if it is the same.
     pub fn set(&mut self, mark: Mark) -> io::Result<()> {
         if mark == self.mark { Ok(()) } else { self.store(mark) }
+    }
+
+    /// Writes it again, even if it is the same.
+    pub fn renew(&mut self, mark: Mark) -> io::Result<()> {
+        self.store(mark)
     }
 
     fn store(&mut self, mark: Mark) -> io::Result<()> {
@@ -124,19 +134,18 @@ mod tests {
     use crate::machine::LogId;
 
     fn mark(term: u64, index: u64) -> Mark {
-        Mark { vote: Some(Vote::new(term, 2)), last: Some(raft_log_id(LogId { term, index })) }
+        Mark { vote: Some(Vote::new(term, 2)), last: Some(raft_log_id(LogId { term, index })), segment: 3 }
     }
 
     #[test]
     fn the_newest_mark_is_found_again() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (mut file, created) = MarkFile::open(dir.path()).expect("open");
-        assert!(created);
+        assert!(!MarkFile::exists(dir.path()));
+        let mut file = MarkFile::open(dir.path()).expect("open");
         for index in 1..=3 {
             file.set(mark(1, index)).expect("set");
         }
-        let (file, created) = MarkFile::open(dir.path()).expect("open");
-        assert!(!created);
+        let file = MarkFile::open(dir.path()).expect("open");
         assert_eq!(file.mark(), mark(1, 3));
     }
 
@@ -150,20 +159,19 @@ mod tests {
         assert!(!dir.path().join(FILE).exists(), "or the next start would find it damaged");
         std::fs::remove_dir(&unfinished).expect("remove");
         std::fs::write(&unfinished, b"half").expect("write");
-        let (file, created) = MarkFile::open(dir.path()).expect("open");
-        assert!(created);
+        let file = MarkFile::open(dir.path()).expect("open");
         assert_eq!(file.mark(), Mark::default());
     }
 
     #[test]
     fn a_torn_write_leaves_the_previous_mark() {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (mut file, _) = MarkFile::open(dir.path()).expect("open");
+        let mut file = MarkFile::open(dir.path()).expect("open");
         file.set(mark(1, 1)).expect("set");
         file.set(mark(1, 2)).expect("set");
         let torn = file.sequence % 2;
         file.file.write_all_at(&[0xff; 20], torn * SLOT + 10).expect("tear");
-        let (file, _) = MarkFile::open(dir.path()).expect("open");
+        let file = MarkFile::open(dir.path()).expect("open");
         assert_eq!(file.mark(), mark(1, 1));
     }
 }

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use pintle_base::dbfiles;
 use pintle_proto::store_v1::StateRecord;
-use pintle_raft::start_compaction_threads;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
@@ -21,6 +20,7 @@ use rocksdb::{
 };
 use tokio::sync::watch;
 
+use crate::background::start_compaction_threads;
 use crate::error::OpenError;
 use crate::limits;
 use crate::mvcc::record::{corrupt, decode_checked};
@@ -180,7 +180,7 @@ impl Generation {
     }
 
     /// RocksDB writes a file of the last level anew as soon as nobody has a view that is older than it, to make its numbers smaller. Somebody
-    /// reads all the time: that was each file once more, and a third of all work while much was written.
+    /// reads all the time: each file was written once more for nothing.
     fn leave_settled_files(&self) -> io::Result<()> {
         for name in [KV, REV] {
             let delay = [("bottommost_file_compaction_delay", SETTLED_SECONDS)];

@@ -221,9 +221,18 @@ impl OpenError {
             Self::Directory { source, .. } => source.kind() == io::ErrorKind::InvalidData,
             Self::Engine { source, .. } => {
                 let engine = source.get_ref().and_then(|error| error.downcast_ref::<rocksdb::Error>());
-                engine.map_or(source.kind() == io::ErrorKind::InvalidData, pintle_raft::is_damage)
+                engine.map_or(source.kind() == io::ErrorKind::InvalidData, found_damage)
             }
         }
+    }
+}
+
+/// Whether RocksDB found its files damaged, or missing.
+fn found_damage(error: &rocksdb::Error) -> bool {
+    match error.kind() {
+        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => true,
+        rocksdb::ErrorKind::IOError => error.as_ref().contains("No such file or directory"),
+        _ => false,
     }
 }
 

@@ -12,6 +12,7 @@ mod about;
 mod apply;
 mod audit;
 pub mod auth;
+mod background;
 pub mod bolt;
 mod calls;
 mod census;

@@ -115,8 +115,11 @@ pub const SCRUB_DELETES: usize = 200;
 pub const RECLAIM_ROWS: u64 = 100_000;
 /// Bytes of tables that are rewritten in one step, which nothing interrupts; the first step takes what was not yet sorted into levels, too.
 pub const RECLAIM_STEP_BYTES: usize = 64 << 20;
-/// Pause between two scrub batches.
+/// After a scrub batch the thread rests, so many times as long as that took: where others have much to do a batch takes longer, and so does
+/// the rest. At least, and at most:
+pub const SCRUB_REST: u32 = 3;
 pub const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+pub const SCRUB_PAUSE_MOST: Duration = Duration::from_millis(500);
 /// Bytes of answers that wait for their clients to take them. A few hundred lists of 500 pods, or 8 answers of the largest lists.
 pub const ANSWERS_BYTES: usize = 256 << 20;
 /// Of these, what the answers of one connection may be; a kube-apiserver has several connections.
@@ -189,9 +192,11 @@ pub const LINGER_READS: usize = 64;
 pub const HEADERS: Duration = Duration::from_secs(10);
 /// An HTTP/2 client is asked for a sign of life so often, and dropped if it gives none in the time after that.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// However seldom that was asked for: a connection whose client has vanished keeps its place no longer.
-pub const KEEP_ALIVE_MOST: Duration = Duration::from_secs(300);
 pub const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(20);
+/// However often or seldom that was asked for: pings are not to be a load, and a connection whose client has vanished keeps its place no
+/// longer.
+pub const KEEP_ALIVE_LEAST: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE_MOST: Duration = Duration::from_secs(300);
 /// Bytes that are read from a connection before others have their turn, as far as that can be cut.
 pub const READ_IN_A_TURN: usize = 4 << 10;
 /// Requests that cannot be read, in excess of others on the same connection, before the connection is read slowly.
@@ -242,3 +247,8 @@ pub const VERIFY_TELL: u64 = 10_000;
 pub const VERIFY_FINDINGS: usize = 10;
 /// Bytes of a key that a finding shows.
 pub const VERIFY_KEY_BYTES: usize = 64;
+
+/// Threads on which RocksDB compacts.
+pub const COMPACTION_THREADS: i32 = 2;
+/// How far they step back behind those that serve: a quarter of a core's time is theirs where two want it.
+pub const COMPACTION_NICENESS: i32 = 5;

@@ -39,7 +39,7 @@ pub fn home() -> TempDir {
 
 /// Ports that nobody listens on and that no other caller gets.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    std::iter::repeat_with(|| ports::free().expect("a free port")).take(count).collect()
+    ports::several(count).expect("free ports")
 }
 
 /// Where `make setup` unpacks packages, one directory for each Debian suite.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use pintle_store::auth::{JwtOptions, TokenOptions};
 use pintle_store::etcd::Http2;
-use pintle_store::{AuditOptions, AutoCompaction, limits};
+use pintle_store::{AuditOptions, AutoCompaction};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
 use super::flags::{Given, duration};
@@ -231,16 +231,11 @@ pub(super) fn words(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// 0 is in etcd what gRPC does by itself: no bound for streams, a ping after two hours. Here a client is never left alone for so long.
 fn http2(given: &Given) -> Result<Http2> {
     let name = "max-concurrent-streams";
     let streams = u32::try_from(given.number(name)?).with_context(|| format!("--{name}: at most {}", u32::MAX))?;
     let (after, answer) = (given.time("grpc-keepalive-interval")?, given.time("grpc-keepalive-timeout")?);
-    Ok(Http2 {
-        streams: if streams == 0 { u32::MAX } else { streams },
-        ping_after: if after.is_zero() { limits::KEEP_ALIVE_MOST } else { after.max(Duration::from_secs(1)) },
-        ping_answer: if answer.is_zero() { limits::KEEP_ALIVE_ANSWER } else { answer },
-    })
+    Ok(Http2::new(streams, after, answer))
 }
 
 /// A request becomes one entry of the log, which has a limit of its own.
@@ -330,6 +325,7 @@ fn bcrypt_cost(given: &Given) -> Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pintle_store::limits;
 
     fn config(args: &[&str]) -> Result<Config> {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -382,7 +378,7 @@ mod tests {
         assert_eq!(given, Http2 { streams: u32::MAX, ping_after: second * 120, ping_answer: second * 20 });
         let given = http2(&["--grpc-keepalive-interval=0", "--grpc-keepalive-timeout=0s"]);
         assert_eq!((given.ping_after, given.ping_answer), (limits::KEEP_ALIVE_MOST, limits::KEEP_ALIVE_ANSWER));
-        assert_eq!(http2(&["--grpc-keepalive-interval=1ms"]).ping_after, second);
+        assert_eq!(http2(&["--grpc-keepalive-interval=1ms"]).ping_after, limits::KEEP_ALIVE_LEAST);
     }
 
     #[test]

@@ -1,13 +1,18 @@
-//! The replicated log on this member's disk: a RocksDB instance of its own (D4), written by one thread.
+//! The replicated log on this member's disk: files of its own (docs/adr/0014), written by one thread.
 //!
-//! Column families: `log` (big-endian index → entry) and `meta` (vote, purged, committed). Reads of recent entries come from
-//! memory ([`tail`]); everything older is on disk. [`writer`] turns all waiting operations into one synced write.
+//! [`segment`] says how a file lies on disk and tells damage from what a crash leaves; [`segments`] are the files and the index of the entries
+//! in them. Reads of recent entries come from memory ([`tail`]); everything older is on disk. [`writer`] turns all waiting operations into
+//! one synced write, [`open`] reads everything back.
 //!
 //! Always holds: votes, appends, truncations and purges reach the disk in the order openraft gave them; no gaps; an entry
 //! can be read as soon as `append` returned; a callback runs only after the sync. [`open`] refuses a log that contradicts
 //! itself or the low-water mark (I14).
 
+#[cfg(any(test, debug_assertions))]
+pub(crate) mod fuzzing;
 mod open;
+mod segment;
+mod segments;
 mod store;
 mod tail;
 #[cfg(test)]
@@ -15,16 +20,16 @@ mod tests;
 mod writer;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pintle_base::dbfiles::FilesError;
-use rocksdb::DB;
 use tokio::sync::watch;
 
 use crate::codec::RecordError;
 use crate::core::{Membership, RaftLogId, Vote, log_id, next_index};
 use crate::machine::LogId;
+use segments::Segments;
 use tail::Tail;
 use writer::Queue;
 
@@ -32,11 +37,12 @@ pub(crate) use open::{Inspected, inspect, open_stepwise};
 pub(crate) use store::LogStore;
 pub(crate) use writer::{Operation, Worker, Writer};
 
-/// Where the instance lies in the data directory.
+/// Where the files lie in the data directory.
 pub(crate) const DIR: &str = "log";
 
-const LOG: &str = "log";
-const META: &str = "meta";
+/// What records are stored under: part of their checksums.
+const ENTRY: &[u8] = b"entry";
+const TRUNCATION: &[u8] = b"truncation";
 const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
@@ -44,14 +50,22 @@ const COMMITTED: &[u8] = b"committed";
 /// Why the log cannot be used. Each sentence names the contradiction.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    #[error("open the raft log in {dir}", dir = .dir.display())]
-    RocksDb {
-        dir: PathBuf,
+    #[error("open the raft log: {file}", file = .file.display())]
+    Io {
+        file: PathBuf,
         #[source]
-        source: rocksdb::Error,
+        source: io::Error,
     },
-    #[error("raft log")]
-    Files(#[from] FilesError),
+    #[error("raft log: {file} is damaged: {what}", file = .file.display())]
+    Damaged { file: PathBuf, what: String },
+    #[error("raft log: {file} is missing", file = .file.display())]
+    Missing { file: PathBuf },
+    #[error(
+        "raft log in {dir} is a RocksDB of an earlier version, which this one does not read: let that version save a snapshot, and restore it \
+         into a new directory",
+        dir = .dir.display()
+    )]
+    Older { dir: PathBuf },
     #[error("raft log in {dir} is empty, although it has made promises", dir = .dir.display())]
     Gone { dir: PathBuf },
     #[error("open the low-water mark of the raft log")]
@@ -67,8 +81,8 @@ pub(crate) enum OpenError {
     },
     #[error("raft log has a gap: entry {want} is missing, the next one is {found}")]
     Gap { want: u64, found: u64 },
-    #[error("raft log entry {index} says it is {found}")]
-    Misplaced { index: u64, found: LogId },
+    #[error("raft log contradicts itself: {what}")]
+    Contradiction { what: String },
     #[error("raft log goes back in time: entry {entry} follows term {term}")]
     TermBackwards { entry: LogId, term: u64 },
     #[error("raft log has entries but no vote")]
@@ -89,26 +103,20 @@ impl OpenError {
     /// Whether something that was there is damaged or gone; not that the disk is full or refuses.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::RocksDb { source, .. } => is_damage(source),
             Self::Mark { source } => source.kind() == io::ErrorKind::InvalidData,
-            Self::Files(FilesError::Io { .. }) => false,
+            Self::Io { .. } | Self::Older { .. } => false,
             _ => true,
         }
     }
-}
 
-/// Whether RocksDB found its files damaged, or missing.
-pub fn is_damage(error: &rocksdb::Error) -> bool {
-    match error.kind() {
-        rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => true,
-        rocksdb::ErrorKind::IOError => error.as_ref().contains("No such file or directory"),
-        _ => false,
+    fn damaged(file: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), what: what.into() }
     }
 }
 
 /// What openraft, readers and the writer share.
 pub(crate) struct Shared {
-    db: DB,
+    segments: Arc<Segments>,
     state: Mutex<State>,
     pub queue: Queue,
     /// Index after the last entry on stable storage.
@@ -166,12 +174,13 @@ impl Shared {
         if !(first..end).contains(&index) {
             return Ok(None);
         }
-        Ok(open::entry_at(&self.db, &state, index).map_err(io::Error::other)?.map(log_id))
+        Ok(open::entry_at(&self.segments, &state, index)?.map(log_id))
     }
 
     /// The newest membership that an entry holds, committed or not. Reads back until one is found.
     pub fn newest_membership(&self) -> io::Result<Option<Membership>> {
-        open::newest_membership(&self.db).map_err(io::Error::other)
+        let bounds = self.state.lock().bounds();
+        open::newest_membership(&self.segments, bounds)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -185,8 +194,4 @@ impl State {
     fn bounds(&self) -> (u64, u64) {
         (next_index(self.purged).max(self.first), next_index(self.last))
     }
-}
-
-fn key(index: u64) -> [u8; 8] {
-    index.to_be_bytes()
 }

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use futures::Stream;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
-use rocksdb::{IteratorMode, ReadOptions};
 use tokio::sync::oneshot;
 
+use super::Shared;
 use super::writer::Operation;
-use super::{LOG, Shared, key};
-use crate::codec;
 use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
 use crate::limits;
 
@@ -181,7 +179,7 @@ impl LogReader {
             };
             let shared = Arc::clone(&self.0);
             let stop = to.min(recent);
-            let read = tokio::task::spawn_blocking(move || from_disk(&shared, from, stop, bytes));
+            let read = tokio::task::spawn_blocking(move || shared.segments.read(from, stop, bytes));
             let mut entries = read.await.map_err(io::Error::other)??;
             let state = self.0.state.lock();
             if state.truncations != truncations || from < next_index(state.purged) {
@@ -205,24 +203,6 @@ fn complete(entries: Vec<Entry>, from: u64) -> io::Result<Vec<Entry>> {
         return Ok(entries);
     }
     Err(io::Error::new(io::ErrorKind::InvalidData, format!("raft log has no entry {from}, or a gap after it")))
-}
-
-fn from_disk(shared: &Shared, from: u64, to: u64, bytes: usize) -> io::Result<Vec<Entry>> {
-    let log = shared.db.cf_handle(LOG).ok_or_else(|| io::Error::other("column family log is missing"))?;
-    let mut options = ReadOptions::default();
-    options.set_iterate_lower_bound(key(from));
-    options.set_iterate_upper_bound(key(to));
-    let mut entries = Vec::new();
-    let mut total = 0;
-    for item in shared.db.iterator_cf_opt(log, options, IteratorMode::Start) {
-        let (key, record) = item.map_err(io::Error::other)?;
-        total += record.len();
-        if total > bytes && !entries.is_empty() {
-            break;
-        }
-        entries.push(codec::decode_entry(&key, &record).map_err(io::Error::other)?);
-    }
-    Ok(entries)
 }
 
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {

@@ -1,5 +1,4 @@
-//! The one thread that writes the log. It takes everything waiting, makes one RocksDB write batch of it, writes it with one
-//! sync, then runs the callbacks. So votes, appends, truncations and purges are one queue, first in, first out.
+//! The one thread that writes the log. It takes everything waiting, makes one write of it, syncs it, then runs the callbacks. So votes, appends, truncations and purges are one queue, first in, first out.
 //!
 //! Always holds: after the first error nothing is written any more (I6); every later operation fails with the same error. Every
 //! write is synced before the next one: so whatever is followed by another in the file was acknowledged, and the next start
@@ -17,13 +16,14 @@ use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use pintle_base::clock;
 use pintle_base::priority::set_niceness;
-use rocksdb::{WriteBatch, WriteOptions};
 #[cfg(test)]
 use tokio::sync::Notify;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{COMMITTED, LOG, META, PURGED, Shared, VOTE, key, tail};
-use crate::codec;
+use super::segment::{Checkpoint, Draft, Kind};
+use super::segments::{Appender, Span};
+use super::{COMMITTED, ENTRY, PURGED, Shared, TRUNCATION, VOTE, tail};
+use crate::codec::{self, RecordError};
 use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
@@ -129,12 +129,6 @@ impl Queue {
     }
 }
 
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
-}
-
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the raft log is closed")
 }
@@ -176,12 +170,10 @@ impl Drop for Writer {
 /// What the thread does: one write after the other.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    options: WriteOptions,
+    appender: Appender,
     mark: MarkFile,
     /// How far is committed, if that is not written yet: it goes with the next write, nobody waits for it.
     committed: Option<Option<RaftLogId>>,
-    /// What the log holds on stable storage: what the mark may be raised to.
-    synced: Mark,
     marked: clock::Instant,
     /// Truncations written so far.
     truncations: u64,
@@ -192,28 +184,24 @@ pub(crate) struct Worker {
     runtime: Option<tokio::runtime::Handle>,
 }
 
-/// What a batch of operations amounts to.
-#[derive(Default)]
+/// What operations amount to.
 struct Plan {
-    batch: WriteBatch,
-    sync: bool,
-    vote: Option<Vote>,
-    /// The smallest index truncated from, and the entry before it.
-    truncated: Option<(u64, Option<RaftLogId>)>,
+    draft: Draft,
+    span: Span,
+    /// What the log says afterwards.
+    after: Checkpoint,
+    /// Of all truncations the shortest log: its last entry.
+    kept: Option<Option<RaftLogId>>,
     truncations: u64,
-    last: Option<Option<RaftLogId>>,
-    purged: Option<RaftLogId>,
-    committed: Option<Option<RaftLogId>>,
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, mark: MarkFile, fatal: FatalCell) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, appender: Appender, mark: MarkFile, fatal: FatalCell) -> Self {
         Self {
-            options: synced(),
+            appender,
             committed: None,
             marked: clock::now(),
             truncations: 0,
-            synced: mark.mark(),
             mark,
             failed: None,
             fatal,
@@ -254,15 +242,9 @@ impl Worker {
 
     fn write_committed(&mut self) -> io::Result<()> {
         let Some(committed) = self.committed.take() else { return Ok(()) };
-        let mut batch = WriteBatch::default();
-        self.put_committed(&mut batch, committed)?;
-        self.shared.db.write_opt(batch, &self.options).map_err(io::Error::other)
-    }
-
-    fn put_committed(&self, batch: &mut WriteBatch, committed: Option<RaftLogId>) -> io::Result<()> {
-        let meta = self.shared.db.cf_handle(META).ok_or_else(|| io::Error::other("column family meta is missing"))?;
-        batch.put_cf(meta, COMMITTED, codec::encode(COMMITTED, &committed).map_err(io::Error::other)?);
-        Ok(())
+        let mut plan = Plan::new(&mut self.appender);
+        plan.committed(committed)?;
+        self.append(plan)
     }
 
     /// Writes what was asked for, tells those who asked, and raises the mark if that is due.
@@ -297,35 +279,46 @@ impl Worker {
     }
 
     fn try_write(&mut self, operations: &[Operation]) -> io::Result<()> {
-        let mut plan = self.plan(operations)?;
-        self.committed = plan.committed.or(self.committed);
-        if !plan.sync {
+        let told = |operation: &Operation| match operation {
+            Operation::Committed(committed) => Some(*committed),
+            _ => None,
+        };
+        self.committed = operations.iter().rev().find_map(told).or(self.committed);
+        if operations.iter().all(|operation| told(operation).is_some()) {
             return Ok(());
         }
-        if let Some((_, kept)) = plan.truncated {
+        let mut plan = Plan::of(operations, &mut self.appender)?;
+        if let Some(committed) = self.committed.take() {
+            plan.committed(committed)?;
+        }
+        self.append(plan)
+    }
+
+    fn append(&mut self, plan: Plan) -> io::Result<()> {
+        let Plan { draft, span, after, kept, truncations } = plan;
+        if let Some(kept) = kept {
             self.lower_mark(kept)?;
         }
-        if let Some(committed) = self.committed.take() {
-            self.put_committed(&mut plan.batch, committed)?;
+        let before = self.appender.checkpoint;
+        let (began, bytes) = (clock::now(), draft.size());
+        if self.appender.make_room(bytes)? {
+            // From the first write on the file is missed.
+            let segment = self.appender.number();
+            self.mark.set(Mark { segment, ..self.mark.mark() })?;
         }
-        let (began, bytes) = (clock::now(), plan.batch.size_in_bytes());
-        self.shared.db.write_opt(plan.batch, &self.options).map_err(io::Error::other)?;
+        self.appender.write(draft, span, after)?;
         if let Some(meters) = &self.meters {
-            meters.wrote(bytes, began.elapsed(), plan.sync);
+            meters.wrote(bytes, began.elapsed(), true);
         }
-        if let Some(last) = plan.last {
-            self.synced.last = last;
-        }
-        if let Some(vote) = plan.vote {
-            self.synced.vote = Some(vote);
+        if after.vote != before.vote {
             self.raise_mark()?;
         }
-        self.truncations += plan.truncations;
-        if let Some(last) = plan.last {
-            self.publish(next_index(last));
+        self.truncations += truncations;
+        if after.last != before.last || truncations > 0 {
+            self.publish(next_index(after.last));
         }
-        if let Some(purged) = plan.purged {
-            self.drop_files(purged);
+        if after.purged != before.purged {
+            self.appender.drop_files();
         }
         Ok(())
     }
@@ -339,56 +332,6 @@ impl Worker {
         }
     }
 
-    fn plan(&self, operations: &[Operation]) -> io::Result<Plan> {
-        let log = self.shared.db.cf_handle(LOG).ok_or_else(|| io::Error::other("column family log is missing"))?;
-        let meta = self.shared.db.cf_handle(META).ok_or_else(|| io::Error::other("column family meta is missing"))?;
-        let mut plan = Plan::default();
-        for operation in operations {
-            match operation {
-                Operation::Vote(vote, _) => {
-                    plan.batch.put_cf(meta, VOTE, codec::encode(VOTE, vote).map_err(io::Error::other)?);
-                    plan.vote = Some(*vote);
-                    plan.sync = true;
-                }
-                Operation::Append(entries, _) => {
-                    for entry in entries {
-                        let key = key(entry.log_id.index);
-                        plan.batch.put_cf(log, key, codec::encode_entry(&key, entry).map_err(io::Error::other)?);
-                    }
-                    if let Some(entry) = entries.last() {
-                        plan.last = Some(Some(entry.log_id));
-                    }
-                    plan.sync = true;
-                }
-                Operation::Truncate(from, kept) => {
-                    // Indexes never reach the largest number, so the exclusive end covers them all.
-                    plan.batch.delete_range_cf(log, key(*from), key(u64::MAX));
-                    if plan.truncated.is_none_or(|(smallest, _)| *from < smallest) {
-                        plan.truncated = Some((*from, *kept));
-                    }
-                    plan.truncations += 1;
-                    plan.last = Some(*kept);
-                    plan.sync = true;
-                }
-                Operation::Purge(upto) => {
-                    plan.batch.put_cf(meta, PURGED, codec::encode(PURGED, &Some(*upto)).map_err(io::Error::other)?);
-                    plan.batch.delete_range_cf(log, key(0), key(upto.index.saturating_add(1)));
-                    plan.purged = Some(*upto);
-                    let last = plan.last.unwrap_or(self.synced.last);
-                    if next_index(last) <= upto.index {
-                        // The snapshot reaches beyond the log, which now begins after it.
-                        plan.last = Some(Some(*upto));
-                    }
-                    // Files are dropped next, and that is durable at once. The mark must be durable before, or a power cut
-                    // leaves a log that seems to lack its beginning.
-                    plan.sync = true;
-                }
-                Operation::Committed(committed) => plan.committed = Some(*committed),
-            }
-        }
-        Ok(plan)
-    }
-
     /// Before entries after `kept` go, the file must not promise them any more.
     fn lower_mark(&mut self, kept: Option<RaftLogId>) -> io::Result<()> {
         let mark = self.mark.mark();
@@ -398,18 +341,70 @@ impl Worker {
         Ok(())
     }
 
+    /// To all that is on stable storage.
     fn raise_mark(&mut self) -> io::Result<()> {
         self.marked = clock::now();
-        self.mark.set(self.synced)
+        let Checkpoint { vote, last, .. } = self.appender.checkpoint;
+        self.mark.set(Mark { vote, last, segment: self.appender.number() })
+    }
+}
+
+impl Plan {
+    fn new(appender: &mut Appender) -> Self {
+        let after = appender.checkpoint;
+        Self { draft: appender.draft(), span: Span::default(), after, kept: None, truncations: 0 }
     }
 
-    /// Gives whole files of purged entries back; the range deletion does the rest.
-    fn drop_files(&self, purged: RaftLogId) {
-        if let Some(log) = self.shared.db.cf_handle(LOG)
-            && let Err(error) = self.shared.db.delete_file_in_range_cf(log, key(0), key(purged.index))
-        {
-            tracing::warn!(%error, "cannot drop files of purged log entries, compaction will");
+    fn of(operations: &[Operation], appender: &mut Appender) -> io::Result<Self> {
+        let mut plan = Self::new(appender);
+        for operation in operations {
+            match operation {
+                Operation::Vote(vote, _) => {
+                    plan.small(Kind::Vote, VOTE, vote)?;
+                    plan.after.vote = Some(*vote);
+                }
+                Operation::Append(entries, _) => plan.append(entries)?,
+                Operation::Truncate(from, kept) => {
+                    plan.small(Kind::Truncate, TRUNCATION, &(*from, *kept))?;
+                    plan.span.truncate(*from);
+                    plan.kept = Some(plan.kept.map_or(*kept, |shortest| shortest.min(*kept)));
+                    plan.truncations += 1;
+                    plan.after.last = *kept;
+                }
+                Operation::Purge(upto) => {
+                    plan.small(Kind::Purge, PURGED, upto)?;
+                    plan.after.purged = Some(*upto);
+                    if next_index(plan.after.last) <= upto.index {
+                        // The snapshot reaches beyond the log, which now begins after it.
+                        plan.after.last = Some(*upto);
+                    }
+                }
+                // With the newest of them, at the end.
+                Operation::Committed(_) => (),
+            }
         }
+        Ok(plan)
+    }
+
+    fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        for entry in entries {
+            let write = |into: &mut Vec<u8>| codec::append_entry(ENTRY, entry, into);
+            self.draft.record(Kind::Entry, write).map_err(io::Error::other)?;
+            self.span.append(entry.log_id.index);
+            self.after.last = Some(entry.log_id);
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, committed: Option<RaftLogId>) -> io::Result<()> {
+        self.after.committed = committed;
+        self.small(Kind::Committed, COMMITTED, &committed)
+    }
+
+    fn small<T: serde::Serialize>(&mut self, kind: Kind, name: &[u8], value: &T) -> io::Result<()> {
+        let record = codec::encode(name, value).map_err(io::Error::other)?;
+        let write = |into: &mut Vec<u8>| Ok::<_, RecordError>(into.extend_from_slice(&record));
+        self.draft.record(kind, write).map_err(io::Error::other)
     }
 }
 
@@ -424,28 +419,5 @@ fn answer(operations: Vec<Operation>, result: Result<(), String>) {
             Operation::Append(_, callback) => callback.io_completed(outcome()),
             Operation::Truncate(..) | Operation::Purge(_) | Operation::Committed(_) => (),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::raft_log_id;
-    use crate::machine::LogId;
-
-    fn worker(dir: &std::path::Path) -> Worker {
-        crate::log::open_stepwise(dir, FatalCell::new()).expect("open").1
-    }
-
-    #[test]
-    fn whatever_drops_files_is_synced_first() {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let mut worker = worker(dir.path());
-        worker.synced.last = Some(raft_log_id(LogId { term: 1, index: 9 }));
-        let plan = worker.plan(&[Operation::Purge(raft_log_id(LogId { term: 1, index: 4 }))]).expect("plan");
-        assert!(plan.purged.is_some() && plan.sync);
-        let plan = worker.plan(&[Operation::Committed(None)]).expect("plan");
-        assert!(plan.purged.is_none() && !plan.sync, "nothing depends on it");
-        assert!(plan.batch.is_empty(), "a write that is not synced would look like one that was");
     }
 }

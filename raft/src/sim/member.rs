@@ -1,4 +1,4 @@
-//! One simulated member: the real log on RocksDB, the real apply worker, the real node; but their threads are tasks on the
+//! One simulated member: the real log on real files, the real apply worker, the real node; but their threads are tasks on the
 //! simulated clock, and a sync takes simulated time.
 //!
 //! A crash keeps what was synced. What waits for the writer is lost; what the writer is syncing is there afterwards or is

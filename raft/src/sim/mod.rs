@@ -1,6 +1,6 @@
 //! Members, mostly three, in one process on a simulated clock and a simulated network, with faults drawn from a seed.
 //!
-//! Real: openraft's core, the log store on RocksDB with its checks at start, the apply worker, snapshots, batcher, read
+//! Real: openraft's core, the log on real files with its checks at start, the apply worker, snapshots, batcher, read
 //! index, membership, the joining of wiped members, the gRPC service and its messages. Simulated: time (tokio's paused
 //! clock), randomness (`pintle_base::rng`, seeded), the network below gRPC ([`net`]: delay, loss, doubled calls, partitions,
 //! also one-way), how long a sync takes and what a crash leaves ([`member`]). Checked: at most one leader for a term, all

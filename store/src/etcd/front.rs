@@ -38,7 +38,7 @@ pub struct Front {
 pub struct Http2 {
     /// Open at once on one connection.
     pub streams: u32,
-    /// A client that has said nothing for so long is asked for a sign of life; at most [`limits::KEEP_ALIVE_MOST`].
+    /// A client that has said nothing for so long is asked for a sign of life.
     pub ping_after: Duration,
     /// One that gives none for so long after that has gone.
     pub ping_answer: Duration,
@@ -46,8 +46,21 @@ pub struct Http2 {
 
 impl Default for Http2 {
     fn default() -> Self {
-        let (streams, ping_after) = (limits::STREAMS_PER_CONNECTION, limits::KEEP_ALIVE);
-        Self { streams, ping_after, ping_answer: limits::KEEP_ALIVE_ANSWER }
+        Self::new(limits::STREAMS_PER_CONNECTION, limits::KEEP_ALIVE, limits::KEEP_ALIVE_ANSWER)
+    }
+}
+
+impl Http2 {
+    /// As asked for, as far as that goes. 0 is in etcd what gRPC does by itself: no bound for streams, a ping after two hours. Here a client
+    /// is never left alone for so long, nor is one asked all the time.
+    pub fn new(streams: u32, ping_after: Duration, ping_answer: Duration) -> Self {
+        let or = |time: Duration, otherwise| if time.is_zero() { otherwise } else { time };
+        Self {
+            streams: if streams == 0 { u32::MAX } else { streams },
+            ping_after: or(ping_after, limits::KEEP_ALIVE_MOST)
+                .clamp(limits::KEEP_ALIVE_LEAST, limits::KEEP_ALIVE_MOST),
+            ping_answer: or(ping_answer, limits::KEEP_ALIVE_ANSWER),
+        }
     }
 }
 

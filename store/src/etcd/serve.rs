@@ -216,7 +216,7 @@ where
         .max_concurrent_streams(http2.streams)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
-        .keep_alive_interval(http2.ping_after.min(limits::KEEP_ALIVE_MOST))
+        .keep_alive_interval(http2.ping_after)
         .keep_alive_timeout(http2.ping_answer);
     let stream = TokioIo::new(Opening::new(stream, pace.clone()));
     let connection = builder.serve_connection_with_upgrades(stream, TowerToHyperService::new(service));

@@ -10,6 +10,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use pintle_base::clock;
@@ -111,11 +112,17 @@ impl Scrub {
         !wanted.stopped
     }
 
-    /// Waits between two batches; false once stopped.
-    fn pause(&self) -> bool {
+    /// Rests after a batch that took so long; false once stopped. What is asked for meanwhile does not shorten it.
+    fn rest(&self, worked: Duration) -> bool {
+        let rest = (worked * limits::SCRUB_REST).clamp(limits::SCRUB_PAUSE, limits::SCRUB_PAUSE_MOST);
+        let until = clock::now() + rest;
         let mut wanted = self.wanted.lock();
-        if !wanted.stopped {
-            self.changed.wait_for(&mut wanted, limits::SCRUB_PAUSE);
+        while !wanted.stopped {
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                break;
+            }
+            self.changed.wait_for(&mut wanted, left);
         }
         !wanted.stopped
     }
@@ -130,8 +137,12 @@ impl Scrub {
     }
 
     fn scrub_by(&self, generation: &Generation, way: &mut Way, from: i64, target: i64) -> io::Result<i64> {
-        while way.batch(generation, target, &self.removed)? {
-            if !self.pause() {
+        loop {
+            let began = clock::now();
+            if !way.batch(generation, target, &self.removed)? {
+                break;
+            }
+            if !self.rest(began.elapsed()) {
                 return Ok(from);
             }
         }

@@ -70,8 +70,7 @@ impl System {
 
     /// A cluster of `members` members with its data below `dir`, none of them started.
     pub fn place(&self, members: usize, dir: &Path) -> Result<Cluster> {
-        let ports: Option<Vec<u16>> = std::iter::repeat_with(ports::free).take(members * 2).collect();
-        let ports = ports.context("no free ports")?;
+        let ports = ports::several(2 * members).context("no free ports")?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let peers: Vec<String> = (0..members).map(|at| format!("m{at}={}", url(ports[2 * at]))).collect();
         let mut cluster = Cluster { system: self.clone(), members: Vec::new(), leader: 0, dir: dir.to_owned() };

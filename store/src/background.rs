@@ -1,4 +1,4 @@
-//! The threads on which RocksDB compacts, of the log and of the state alike: they are the process's, and started here once.
+//! The threads on which RocksDB compacts the state: they are the process's, and started here once.
 //!
 //! Always holds: requests go first. What is compacted was acknowledged long ago; if its threads had the priority of those that serve, each
 //! put would wait for a slice of theirs whenever much was deleted. They do get their share: a database that is written to without an end has to be
@@ -12,7 +12,7 @@ use rocksdb::Env;
 use crate::limits;
 
 /// Starts the threads, below everything that serves. To be called before a database is opened.
-pub fn start_compaction_threads() {
+pub(crate) fn start_compaction_threads() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
         // A thread has the niceness of the one that starts it; RocksDB starts these at once.
