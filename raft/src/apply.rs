@@ -578,6 +578,49 @@ mod tests {
         }
     }
 
+    /// Notes, while it applies an entry, up to where applying has begun by then: what it changes may be seen from that moment on.
+    #[derive(Clone, Default)]
+    struct Watched {
+        applying: Arc<std::sync::OnceLock<Arc<Applying>>>,
+        seen: Arc<parking_lot::Mutex<Vec<(u64, u64)>>>,
+    }
+
+    impl StateMachine for Watched {
+        fn applied(&self) -> io::Result<Applied> {
+            Ok(Applied::default())
+        }
+
+        fn apply(&mut self, entry: Committed) -> io::Result<Vec<bytes::Bytes>> {
+            let begun = self.applying.get().expect("set").begun();
+            self.seen.lock().push((entry.log_id.index, begun));
+            Ok(Vec::new())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn checkpoint(&mut self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn install(&mut self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A read index is taken from it: were it behind, a read could miss what somebody has seen.
+    #[test]
+    fn who_sees_what_an_entry_changed_finds_that_its_applying_has_begun() {
+        let watched = Watched::default();
+        let mut prepared = prepared(|_| Box::new(watched.clone()));
+        assert!(watched.applying.set(Arc::clone(&prepared.worker.applying)).is_ok());
+        for index in 0..3 {
+            assert!(prepared.worker.perform(blank(1, index)));
+        }
+        assert_eq!(*watched.seen.lock(), [(0, 0), (1, 1), (2, 2)]);
+    }
+
     #[tokio::test]
     async fn the_thread_ends_although_somebody_still_holds_the_machine() {
         let Prepared { machine, worker, tasks, _dir, .. } = prepared(|dir| Box::new(Ledger::open(&dir.join("state"))));

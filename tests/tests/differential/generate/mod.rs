@@ -113,8 +113,14 @@ impl Generator {
     /// An interval by its key and end, as requests carry it.
     fn interval(&mut self) -> (Bytes, Bytes) {
         let (key, end) = self.any_interval();
-        let empty = !end.is_empty() && end.as_ref() != b"\0" && end <= key;
-        if self.auth && empty { (key, Bytes::new()) } else { (key, end) }
+        let end = self.end_of(&key, end);
+        (key, end)
+    }
+
+    /// The end itself, unless the interval would be empty and callers have to be allowed it.
+    fn end_of(&self, key: &Bytes, end: Bytes) -> Bytes {
+        let empty = !end.is_empty() && end.as_ref() != b"\0" && end <= *key;
+        if self.auth && empty { Bytes::new() } else { end }
     }
 
     fn any_interval(&mut self) -> (Bytes, Bytes) {

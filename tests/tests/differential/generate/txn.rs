@@ -95,6 +95,7 @@ impl Generator {
         let result = if self.once_in(50) { 7 } else { self.random.of(&[0, 0, 0, 1, 2, 3]) };
         let range_end = if self.once_in(5) { self.interval().1 } else { Default::default() };
         let key = if self.once_in(100) { Default::default() } else { key };
+        let range_end = self.end_of(&key, range_end);
         let target_union = (!self.once_in(30)).then_some(target_union);
         Compare { result, target: aimed_at, key, range_end, target_union }
     }
