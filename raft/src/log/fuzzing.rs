@@ -64,8 +64,7 @@ fn records(mut body: &[u8]) -> Draft {
         let kind = KINDS[usize::from(*kind) % KINDS.len()];
         let name = [VOTE, ENTRY, TRUNCATION, PURGED, COMMITTED][KINDS.iter().position(|one| *one == kind).unwrap_or(0)];
         let sealed = codec::wrap(name, record);
-        let write = |into: &mut Vec<u8>| Ok::<_, RecordError>(into.extend_from_slice(&sealed));
-        draft.record(kind, write).expect("our own");
+        draft.encoded(kind, &sealed);
         body = after;
     }
     draft

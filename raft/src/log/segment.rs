@@ -145,6 +145,14 @@ impl Draft {
         Ok(())
     }
 
+    /// Adds a record that is encoded already.
+    pub fn encoded(&mut self, kind: Kind, record: &[u8]) {
+        let Ok(()) = self.record(kind, |into| {
+            into.extend_from_slice(record);
+            Ok::<_, std::convert::Infallible>(())
+        });
+    }
+
     /// The bytes to write at `at`, which becomes write `sequence` of a file with this salt.
     pub fn seal(mut self, at: u64, sequence: u64, salt: u64) -> Vec<u8> {
         let bytes = &mut self.0;
@@ -364,7 +372,7 @@ mod tests {
         for (sequence, size) in (head.first..).zip(sizes) {
             let mut draft = Draft::new(Vec::new());
             let record: Vec<u8> = (0..*size).map(|at| (at * 7) as u8 | 1).collect();
-            draft.record(Kind::Entry, |into| Ok::<_, String>(into.extend_from_slice(&record))).expect("a record");
+            draft.encoded(Kind::Entry, &record);
             let at = next_place(bytes.len() as u64);
             bytes.resize(at as usize, 0);
             bytes.extend(draft.seal(at, sequence, head.salt));
@@ -434,7 +442,7 @@ mod tests {
         let head = head();
         let mut bytes = head.encode().expect("encode");
         let mut draft = Draft::new(vec![9; 100]);
-        draft.record(Kind::Entry, |into| Ok::<_, String>(into.resize(into.len() + 5000, 0))).expect("a record");
+        draft.encoded(Kind::Entry, &[0; 5000]);
         bytes.extend(draft.seal(512, head.first, head.salt));
         let end = bytes.len();
         bytes.resize(SIZE, 0);
@@ -495,13 +503,7 @@ mod tests {
         let mut bytes = own.encode().expect("encode");
         let mut draft = Draft::new(Vec::new());
         let value = &inner[ends[1]..ends[3]];
-        draft
-            .record(Kind::Entry, |into| {
-                into.extend_from_slice(&[7; 1000]);
-                into.extend_from_slice(value);
-                Ok::<_, String>(into.extend_from_slice(&[7; 1000]))
-            })
-            .expect("a record");
+        draft.encoded(Kind::Entry, &[&[7; 1000][..], value, &[7; 1000]].concat());
         bytes.extend(draft.seal(512, own.first, own.salt));
         bytes.resize(SIZE, 0);
         bytes[512 + 2000..].fill(0);

@@ -131,7 +131,7 @@ fn tamper(dir: &TempDir, change: impl FnOnce(&mut Vec<Records>)) {
     for (sequence, records) in (head.first..).zip(writes) {
         let mut draft = Draft::new(Vec::new());
         for (kind, record) in records {
-            draft.record(kind, |into| Ok::<_, String>(into.extend(record))).expect("a record");
+            draft.encoded(kind, &record);
         }
         let at = segment::next_place(bytes.len() as u64);
         bytes.resize(at as usize, 0);

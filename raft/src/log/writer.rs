@@ -23,7 +23,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::segment::{Checkpoint, Draft, Kind};
 use super::segments::{Appender, Span};
 use super::{COMMITTED, ENTRY, PURGED, Shared, TRUNCATION, VOTE, tail};
-use crate::codec::{self, RecordError};
+use crate::codec;
 use crate::core::{Entry, RaftLogId, TypeConfig, Vote, next_index};
 use crate::fatal::{Fatal, FatalCell};
 use crate::limits;
@@ -403,8 +403,8 @@ impl Plan {
 
     fn small<T: serde::Serialize>(&mut self, kind: Kind, name: &[u8], value: &T) -> io::Result<()> {
         let record = codec::encode(name, value).map_err(io::Error::other)?;
-        let write = |into: &mut Vec<u8>| Ok::<_, RecordError>(into.extend_from_slice(&record));
-        self.draft.record(kind, write).map_err(io::Error::other)
+        self.draft.encoded(kind, &record);
+        Ok(())
     }
 }
 
