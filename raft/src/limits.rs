@@ -117,7 +117,7 @@ pub const RECORD_BYTES: u64 = 32 << 20;
 /// Largest small record: vote, log id, membership of a thousand members, identity.
 pub const META_BYTES: u64 = 1 << 20;
 
-/// How far the low-water mark may trail the log in time.
+/// How far the low-water mark trails the log in time; up to twice as far while little is written.
 pub const MARK_AGE: Duration = Duration::from_secs(1);
 
 /// Chunks of entries waiting for the apply thread.

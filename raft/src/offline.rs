@@ -18,6 +18,7 @@ use crate::fatal::FatalCell;
 use crate::identity::{self, Identity};
 use crate::log::{self, Operation, Shared, Worker};
 use crate::machine::{LogId, Peer};
+use crate::mark::MarkFile;
 use crate::snapshot::Snapshots;
 use crate::wire;
 
@@ -114,6 +115,10 @@ pub fn force_alone(dir: &Path) -> Result<Vec<u64>, OfflineError> {
     if identity.joining {
         return Err(OfflineError::Joining { dir: dir.to_owned() });
     }
+    // A log that is gone must not be made anew: the next start would take the member for one that never promised anything.
+    if !dir.join(log::DIR).exists() || !MarkFile::exists(dir) {
+        return Err(OfflineError::Log(format!("the raft log in {} is gone, or its low-water mark", dir.display())));
+    }
     let snapshots = Snapshots::open(dir).map_err(|source| OfflineError::Io { what: "the snapshots", source })?;
     let snapshot = snapshots.current();
     let mut gone = Vec::new();
@@ -186,6 +191,7 @@ fn write_log(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mark;
 
     /// A member whose log ends at 1.7, with a snapshot at `id` received since.
     fn interrupted(id: LogId) -> Result<Vec<u64>, OfflineError> {
@@ -202,6 +208,27 @@ mod tests {
         drop(snapshots.adopt(temporary, &meta).expect("adopt"));
         drop(snapshots);
         force_alone(dir.path())
+    }
+
+    #[test]
+    fn nobody_goes_on_alone_without_the_log_that_was_there() {
+        for lost in [&[log::DIR, mark::FILE][..], &[log::DIR], &[mark::FILE]] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let at = LogId { term: 1, index: 7 };
+            let peers = vec![Peer { id: 1, peer_addr: "127.0.0.1:1".to_owned(), ..Peer::default() }];
+            let founding = Founding { cluster_id: 1, group_id: 0, node_id: 1, peers, at };
+            found(dir.path(), &founding, |into| std::fs::write(into.join("file"), b"state")).expect("found");
+            for name in lost {
+                let path = dir.path().join(name);
+                if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("remove");
+            }
+            let refused = force_alone(dir.path());
+            assert!(
+                matches!(&refused, Err(OfflineError::Log(why)) if why.contains("is gone")),
+                "{lost:?}: {refused:?}"
+            );
+            assert!(lost.iter().all(|name| !dir.path().join(name).exists()), "nothing is made in its place");
+        }
     }
 
     #[test]

@@ -433,7 +433,7 @@ fn damage_of_the_log_is_refused_and_what_is_unused_is_not_asked_for() {
             fs::write(dir.join("raft/log/0000000000000002.log.new"), noise(1, 700)).expect("write");
         });
     }
-    // Within the last second before a kill nothing says where the log ended; later, and after a stop, the low-water mark does.
+    // Within the last two seconds before a kill nothing says where the log ended; later, and after a stop, the low-water mark does.
     let (begins, end) = writes(&wal(&filled.stopped.dir));
     let from = begins[begins.len() - 8];
     filled.check(false, LOG, "its last writes are zeros", &[Refused], |dir| {

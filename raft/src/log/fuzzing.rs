@@ -27,14 +27,15 @@ impl From<String> for Ended {
 /// By the first byte: bytes behind a sound head, or records, each `[kind][length][bytes]` and with a right checksum, as none is found by chance.
 pub(crate) fn file(data: &[u8]) {
     let Some((which, body)) = data.split_first() else { return };
-    let size = (SECTOR * 2 + body.len() * 2) as u64;
-    let head = Head { number: 1, size, first: 1, salt: 7, checkpoint: Default::default() };
+    let mut head = Head { number: 1, size: 0, first: 1, salt: 7, checkpoint: Default::default() };
     let mut bytes = head.encode().expect("our own");
     match which % 2 {
         0 => bytes.extend_from_slice(body),
         _ => bytes.extend(records(body).seal(SECTOR as u64, head.first, head.salt)),
     }
-    bytes.resize(bytes.len().max(SECTOR * 2 + body.len() * 2), 0);
+    // Whole sectors, as files have.
+    bytes.resize((bytes.len() + SECTOR).next_multiple_of(SECTOR), 0);
+    head.size = bytes.len() as u64;
     let mut state = State::default();
     state.begin(&head.checkpoint, true).expect("the first");
     let end = segment::scan(&bytes, &head, |write| {

@@ -1,7 +1,8 @@
 //! How one file of the log lies on disk, and how the end of what was written is told from damage. Pure: bytes in, writes out.
 //!
 //! A file is made whole, with all its bytes zero behind the head, and written from front to back: a write that changes neither the size of
-//! its file nor where it lies is synced without the file system's journal. It is never written twice.
+//! its file nor where it lies is synced without the file system's journal. Only a start writes again: the last write, in case that its sync
+//! had failed, and zeros over an unfinished one.
 //!
 //! ```text
 //! head, one sector    magic (8) number (8) size (8) first (8) salt (8) length (4) sum (4) checkpoint (length)
@@ -314,7 +315,7 @@ fn judge(rest: &[u8], written: usize, at: u64, sequence: u64, salt: u64) -> Resu
     let most = sequence.saturating_add((rest.len() / WRITE_HEAD) as u64);
     let is_later = |from: &[u8]| {
         head_at(from, salt).is_some_and(|head| {
-            (sequence + 1..=most).contains(&head.sequence) && head.length <= from.len() - WRITE_HEAD
+            head.sequence > sequence && head.sequence <= most && head.length <= from.len() - WRITE_HEAD
         })
     };
     let later = (1..written).find(|later| is_later(&rest[*later..]));
@@ -488,11 +489,17 @@ mod tests {
     #[test]
     fn zeros_in_the_middle_are_damage() {
         let (bytes, ends) = file(&SIZES);
-        for (from, to) in [(ends[0], ends[1]), (1024, 1536), (ends[4], ends[4] + 4096)] {
+        for (from, to) in
+            [(ends[0], ends[1]), (1024, 1536), (ends[4], ends[4] + 4096), (ends[1], ends[4]), (512, ends[6])]
+        {
             let mut broken = bytes.clone();
             broken[from..to].fill(0);
             assert!(read(&broken).expect_err("damage").contains("a later one follows"), "{from}..{to}");
         }
+        // The end of a write and the head of the last one, of which the rest is there.
+        let mut broken = bytes.clone();
+        broken[ends[6] - 100..ends[6] + WRITE_HEAD].fill(0);
+        assert!(read(&broken).expect_err("damage").contains("something follows the write"));
     }
 
     #[test]

@@ -408,7 +408,7 @@ impl Appender {
             return Ok(false);
         }
         let (number, first) = self.open.as_ref().map_or((1, 1), |open| (open.head.number + 1, open.sequence));
-        let size = limits::SEGMENT_BYTES.max((SECTOR + bytes) as u64);
+        let size = limits::SEGMENT_BYTES.max((SECTOR + bytes).next_multiple_of(SECTOR) as u64);
         let head = Head { number, size, first, salt: rng::u64(), checkpoint: self.checkpoint };
         let (file, path) = make(&self.segments.dir, &head)?;
         let file = Arc::new(file);
@@ -466,8 +466,16 @@ fn remove(dir: &Path, path: &Path) -> io::Result<()> {
 
 /// Makes a file with its head, durably.
 fn make(dir: &Path, head: &Head) -> io::Result<(File, PathBuf)> {
-    let (path, draft) = (path(dir, head.number), dir.join(format!("{:016}.{UNFINISHED}", head.number)));
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&draft)?;
+    let draft = dir.join(format!("{:016}.{UNFINISHED}", head.number));
+    make_by(&draft, dir, head).inspect_err(|_| {
+        // It may have all the room that was left.
+        let _ = fs::remove_file(&draft);
+    })
+}
+
+fn make_by(draft: &Path, dir: &Path, head: &Head) -> io::Result<(File, PathBuf)> {
+    let path = path(dir, head.number);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(draft)?;
     let size = i64::try_from(head.size).map_err(io::Error::other)?;
     loop {
         match fallocate(&file, FallocateFlags::empty(), 0, size) {
@@ -480,7 +488,7 @@ fn make(dir: &Path, head: &Head) -> io::Result<(File, PathBuf)> {
     }
     file.write_all_at(&head.encode().map_err(io::Error::other)?, 0)?;
     file.sync_all()?;
-    fs::rename(&draft, &path)?;
+    fs::rename(draft, &path)?;
     sync_dir(dir)?;
     Ok((file, path))
 }

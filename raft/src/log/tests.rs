@@ -275,6 +275,44 @@ async fn a_file_that_cannot_be_removed_keeps_those_after_it() {
     assert_eq!(reopen(&dir).expect("open").read(0, 1000).await.len(), 162 - 72);
 }
 
+/// The mark names a file before anything in it is acknowledged.
+#[tokio::test]
+async fn the_loss_of_the_newest_file_is_noticed_at_once() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut log = Stepwise::open(&dir);
+    let (done, _) = tokio::sync::oneshot::channel();
+    log.worker.perform(vec![super::Operation::Vote(Vote::new_committed(1, 1), done)]);
+    for from in [0, 20] {
+        log.store.append((from..from + 20).map(large).collect::<Vec<_>>(), IOFlushed::noop()).await.expect("append");
+        log.step();
+    }
+    drop(log); // as a crash, without what an orderly end writes
+    let [first, second] = &files(&dir)[..] else { panic!("two files") };
+    // What the file before it lacks at its end is noticed, too.
+    let bytes = fs::read(first).expect("read");
+    let head = Head::decode(&bytes, 1).expect("a head");
+    let (last, _) = segment::scan(&bytes, &head, |_| Ok::<_, String>(())).expect("sound").last.expect("a write");
+    let mut cut = bytes.clone();
+    cut[last as usize..].fill(0);
+    fs::write(first, cut).expect("write");
+    let why = refused(&dir);
+    assert!(why.contains("it begins with write 3, after the file before 2 is next"), "{why}");
+    fs::write(first, bytes).expect("write");
+    fs::remove_file(second).expect("remove");
+    let why = refused(&dir);
+    assert!(why.contains("0000000000000002.log is missing"), "{why}");
+}
+
+#[tokio::test]
+async fn a_log_that_was_never_written_is_none_that_was_lost() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    reopen(&dir).expect("open").close();
+    let inspected = inspect(dir.path(), mark::Mark::default()).expect("sound");
+    assert_eq!((inspected.entries(), inspected.last(), inspected.bytes()), (0, None, 0));
+    let promised = mark::Mark { vote: Some(Vote::new_committed(1, 1)), ..mark::Mark::default() };
+    assert!(inspect(dir.path(), promised).is_err());
+}
+
 #[tokio::test]
 async fn a_file_that_is_missing_is_named() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -283,7 +321,7 @@ async fn a_file_that_is_missing_is_named() {
     for from in (0..80).step_by(8) {
         opened.append((from..from + 8).map(large)).await;
     }
-    drop(opened); // without what an orderly end writes
+    drop(opened);
     let all = files(&dir);
     assert!(all.len() >= 3, "{all:?}");
     for (lost, why) in
@@ -298,7 +336,7 @@ async fn a_file_that_is_missing_is_named() {
     assert_eq!(reopen(&dir).expect("open").read(0, 1000).await.len(), 80);
 }
 
-/// Entries that were truncated are never read, whether they were in the same write as what replaced them or in another file.
+/// Entries that were truncated are never read, whether they were in the same write as what replaced them or in an earlier one.
 #[tokio::test]
 async fn what_was_truncated_is_read_as_what_replaced_it() {
     let dir = filled().await;
@@ -415,7 +453,10 @@ async fn a_wiped_log_beside_its_mark_is_found() {
 async fn a_missing_mark_beside_a_log_is_found() {
     let dir = filled().await;
     fs::remove_file(dir.path().join(mark::FILE)).expect("remove");
-    assert_eq!(refused(&dir), "low-water mark is missing although the raft log is not empty");
+    for _ in 0..2 {
+        assert_eq!(refused(&dir), "low-water mark is missing although the raft log is not empty");
+        assert!(!dir.path().join(mark::FILE).exists(), "or the next start would find one that promises nothing");
+    }
 }
 
 /// Where the writes of the newest file end.
